@@ -1,0 +1,121 @@
+"""The command line of a device: `skiptrain-agent run | status | peers`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from agent import __version__
+from agent.config import load_config
+from agent.errors import AgentError
+
+DEFAULT_CONFIG = "/etc/skiptrain/agent.yaml"
+_PRIORITY = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; return its exit code (see docs/exit-codes.md)."""
+    args = _parser().parse_args(argv)
+    try:
+        return int(args.command(args) or 0)
+    except AgentError as error:
+        print(f"skiptrain-agent: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="skiptrain-agent", description=__doc__)
+    parser.add_argument("--version", action="version", version=f"skiptrain-agent {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--config", default=DEFAULT_CONFIG, help=f"the device's configuration ({DEFAULT_CONFIG})")
+    common.add_argument(
+        "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides", help="win over the file"
+    )
+    run = commands.add_parser("run", parents=[common], help="take part in the run until it is finished or stopped")
+    run.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
+    run.set_defaults(command=_run)
+    for name, command, text in (
+        ("status", _status, "what the agent on this device is doing"),
+        ("peers", _peers, "whom it knows, from which source, and how fresh that is"),
+    ):
+        sub = commands.add_parser(name, parents=[common], help=text)
+        sub.add_argument("--json", action="store_true", help="for programs")
+        sub.set_defaults(command=command)
+    return parser
+
+
+def _run(args: argparse.Namespace) -> int:
+    from agent.device import open_daemon
+    from agent.service import Notifier
+
+    _set_up_logging(args.log_level)
+    daemon = open_daemon(load_config(args.config, args.overrides), Notifier(os.environ))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda got, _frame: daemon.stop(f"stopped by {signal.Signals(got).name}"))
+    logging.getLogger("agent").info("ended: %s", daemon.run())
+    return 0
+
+
+def _status(args: argparse.Namespace) -> None:
+    from agent.status import read_status
+
+    status = read_status(Path(load_config(args.config, args.overrides).node.runtime_dir))
+    if args.json:
+        _print_json(status)
+        return
+    budget = "no budget" if status.budget_j is None else f"{status.left_j:.1f} of {status.budget_j:.1f} J left"
+    print(
+        f"{status.node} of fleet {status.fleet}, run {status.run}: {status.phase}, round {status.round}/{status.rounds}"
+    )
+    print(f"  decision    {status.decision}; trained in {status.trained} rounds")
+    print(f"  energy      {status.spent_j:.1f} J spent on training, {budget} ({status.energy_quality})")
+    print(f"  broker      {status.connection}")
+    print(f"  peers       {status.peers_online} online, {status.neighbours} neighbours")
+    print(f"  journal     {status.journal_bytes} bytes written since the start")
+
+
+def _peers(args: argparse.Namespace) -> None:
+    from agent.status import read_status
+
+    status = read_status(Path(load_config(args.config, args.overrides).node.runtime_dir))
+    if args.json:
+        _print_json(status.peers)
+        return
+    print(f"{'NODE':<32} {'ONLINE':<7} {'NEIGHBOUR':<10} {'ADDRESS':<16} SEEN BY (seconds ago)")
+    for peer in status.peers:
+        sources = ", ".join(f"{name} {age:.0f}" for name, age in sorted(peer.sources.items()))
+        online, neighbour = ("yes" if flag else "no" for flag in (peer.online, peer.neighbour))
+        print(f"{peer.node:<32} {online:<7} {neighbour:<10} {peer.address or '-':<16} {sources}")
+
+
+def _print_json(value: object) -> None:
+    import msgspec
+
+    print(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+
+
+class _JournalFormatter(logging.Formatter):
+    """One line a record, with the priority that systemd's journal reads where it is the reader."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record).replace("\n", " | ")
+        return f"<{_PRIORITY.get(record.levelno, 6)}>{text}" if "JOURNAL_STREAM" in os.environ else text
+
+
+def _set_up_logging(level: str) -> None:
+    handler = logging.StreamHandler()
+    stamp = "" if "JOURNAL_STREAM" in os.environ else "%(asctime)s %(levelname)s "
+    handler.setFormatter(_JournalFormatter(f"{stamp}%(message)s"))
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,278 @@
+"""agent.yaml: what one device must be told, as frozen values; the same sections stand in a scenario of the harness."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from agent.core.participation import POLICIES
+from agent.core.topology import TOPOLOGIES
+from agent.core.types import NODE_ID, ModelShape, NodeId, RunDescriptor, Schedule, TopologySpec
+from agent.core.wire import HEADER_BYTES, MAX_MESSAGE_BYTES
+from agent.energy.meter import METERS, EnergySettings
+from agent.errors import ConfigError
+from agent.learning.factory import is_factory
+from agent.learning.model import MODELS
+from agent.learning.sources import SOURCES
+from agent.yaml_file import Document, choose
+
+Count = Annotated[int, Meta(ge=1)]
+CountOrNone = Annotated[int, Meta(ge=0)]
+Seconds = Annotated[float, Meta(gt=0, le=86_400 * 365)]
+Port = Annotated[int, Meta(ge=1, le=65_535)]
+Edge = tuple[str, str]
+
+
+class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A part of a configuration file: no unknown keys."""
+
+
+class NodeSection(Section, frozen=True, kw_only=True):
+    """Who this device is and where it keeps its state."""
+
+    id: str
+    fleet: str
+    state_dir: str = "/var/lib/skiptrain"
+    runtime_dir: str = "/run/skiptrain"
+
+
+class RunSection(Section, frozen=True, kw_only=True):
+    """The learning job, the same on all of its nodes."""
+
+    id: str
+    rounds: Annotated[int, Meta(ge=1, le=10_000_000)]
+    seed: int = 1
+    roster: tuple[str, ...] = ()
+    """Who belongs to the run; left out: `discovered`, whoever is there when `expect_nodes` are."""
+    expect_nodes: CountOrNone = 0
+    start_timeout_s: Seconds = 300.0
+    round_deadline_s: Seconds = 120.0
+    mode: str = "barrier"
+
+
+class PolicySection(Section, frozen=True, kw_only=True):
+    """Who trains when."""
+
+    name: str = "skiptrain-constrained"
+    train_rounds: Count = 4
+    sync_rounds: CountOrNone = 4
+
+
+class TopologySection(Section, frozen=True, kw_only=True):
+    """Who is whose neighbour."""
+
+    kind: str = "regular"
+    degree: CountOrNone = 4
+    edges: tuple[Edge, ...] = ()
+    """For `kind: file`: pairs of node ids."""
+
+
+class ModelSection(Section, frozen=True, kw_only=True):
+    """The model; `name` may be a factory of yours, `package.module:function`."""
+
+    name: str = "small-cnn"
+    input_shape: tuple[Count, Count, Count]
+    """Channels, height, width."""
+    classes: Annotated[int, Meta(ge=2)]
+
+
+class LearningSection(Section, frozen=True, kw_only=True):
+    """Local training: plain SGD."""
+
+    lr: Annotated[float, Meta(gt=0)] = 0.1
+    batch_size: Count = 32
+    local_steps: Count = 20
+    threads: Count = 1
+    loss_limit: Annotated[float, Meta(gt=0)] = 1e4
+
+
+class DataSection(Section, frozen=True, kw_only=True):
+    """This device's own data, and the test set that is the same everywhere."""
+
+    source: str
+    path: str = ""
+    layout: str = "auto"
+    class_names: tuple[str, ...] = ()
+    held_out: Annotated[float, Meta(ge=0, lt=1)] = 0.1
+    test_source: str = ""
+    test_path: str = ""
+
+
+class EnergySection(Section, frozen=True, kw_only=True):
+    """Where joules come from, and how many there are in a budget period."""
+
+    source: str = "trace"
+    device: str = "xiaomi-12-pro"
+    workload: str = "cifar10"
+    budget_scale: Annotated[float, Meta(ge=0)] = 1.0
+    period: str = ""
+    """Name of the budget period: a new name is a new budget; a new run is not."""
+
+
+class MqttSection(Section, frozen=True, kw_only=True):
+    """The broker; without a host it is looked for over mDNS."""
+
+    host: str = ""
+    port: Port = 1883
+    username: str = ""
+    password_file: str = ""
+    keepalive_s: Annotated[int, Meta(ge=5, le=3600)] = 60
+    max_message_bytes: Annotated[int, Meta(ge=HEADER_BYTES + 1024)] = MAX_MESSAGE_BYTES
+
+
+class DiscoverySection(Section, frozen=True, kw_only=True):
+    """How peers are found: over mDNS, and by the list `peers`."""
+
+    mdns: bool = True
+    interfaces: tuple[str, ...] = ()
+    """Addresses to speak mDNS on; left out: where the system says."""
+    peers: tuple[str, ...] = ()
+
+
+class JournalSection(Section, frozen=True, kw_only=True):
+    """What is written to disk, and how often."""
+
+    model_every_rounds: Count = 5
+
+
+class EvaluationSection(Section, frozen=True, kw_only=True):
+    """How often the model is tested (0: never), and on how many samples (0: all)."""
+
+    every: CountOrNone = 0
+    samples: CountOrNone = 0
+
+
+class AgentConfig(Section, frozen=True, kw_only=True):
+    """One device's configuration file."""
+
+    version: Annotated[int, Meta(ge=1, le=1)]
+    node: NodeSection
+    run: RunSection
+    policy: PolicySection = PolicySection()
+    topology: TopologySection = TopologySection()
+    model: ModelSection
+    learning: LearningSection = LearningSection()
+    data: DataSection
+    energy: EnergySection = EnergySection()
+    mqtt: MqttSection = MqttSection()
+    discovery: DiscoverySection = DiscoverySection()
+    journal: JournalSection = JournalSection()
+    evaluation: EvaluationSection = EvaluationSection()
+
+    @property
+    def node_id(self) -> NodeId:
+        """The device's name."""
+        return NodeId(self.node.id)
+
+    def descriptor(self) -> RunDescriptor:
+        """Return what all nodes of the run must agree on."""
+        run, policy, topology = self.run, self.policy, self.topology
+        return RunDescriptor(
+            run_id=run.id,
+            seed=run.seed,
+            model=ModelShape(self.model.name, self.model.input_shape, self.model.classes),
+            schedule=Schedule(policy.train_rounds, policy.sync_rounds, run.rounds),
+            policy=policy.name,
+            topology=TopologySpec(topology.kind, topology.degree, topology.edges),
+            roster=tuple(NodeId(node) for node in sorted(run.roster)),
+            expect_nodes=run.expect_nodes or len(run.roster),
+            start_timeout_s=run.start_timeout_s,
+            round_deadline_s=run.round_deadline_s,
+            mode=run.mode,
+        )
+
+    def energy_settings(self) -> EnergySettings:
+        """Return what the source of energy needs to know."""
+        energy = self.energy
+        return EnergySettings(energy.source, energy.device, energy.workload, energy.budget_scale)
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> AgentConfig:
+    """Read and check a device's configuration; ConfigError names file, line, column and what to do."""
+    document = Document.read(path, overrides)
+    config = document.to(AgentConfig)
+    for where, message in problems(config):
+        raise document.error(where, message)
+    return config
+
+
+def problems(config: AgentConfig) -> Iterator[tuple[str, str]]:
+    """Yield what the types cannot tell, as (path, message)."""
+    yield from shared_problems(config.policy, config.topology, config.model.name, config.energy)
+    yield from _name_problems(config)
+    yield from _roster_problems(config.run, config.node.id)
+    yield from _data_problems(config.data)
+    yield from _discovery_problems(config)
+
+
+def _name_problems(config: AgentConfig) -> Iterator[tuple[str, str]]:
+    named = {"$.node.id": config.node.id, "$.node.fleet": config.node.fleet, "$.run.id": config.run.id}
+    named |= {f"$.run.roster[{i}]": node for i, node in enumerate(config.run.roster)}
+    named |= {f"$.discovery.peers[{i}]": node for i, node in enumerate(config.discovery.peers)}
+    for where, name in named.items():
+        if not NODE_ID.fullmatch(name):
+            yield where, f"{name!r} is no name: use a-z, 0-9 and single hyphens inside, at most 31 characters"
+
+
+def _roster_problems(run: RunSection, me: str) -> Iterator[tuple[str, str]]:
+    if run.roster and me not in run.roster:
+        yield "$.run.roster", f"the roster does not list this node, {me}"
+    if len(set(run.roster)) != len(run.roster):
+        yield "$.run.roster", "a node stands here twice"
+    if not run.roster and not run.expect_nodes:
+        yield "$.run", "say who belongs to the run: `roster: [ids]`, or `expect_nodes: N` to take whoever is found"
+    if run.roster and run.expect_nodes not in (0, len(run.roster)):
+        yield "$.run.expect_nodes", f"the roster has {len(run.roster)} nodes; leave expect_nodes out"
+    if run.mode != "barrier":
+        yield "$.run.mode", choose(run.mode, ["barrier"])
+
+
+def _data_problems(data: DataSection) -> Iterator[tuple[str, str]]:
+    if data.source not in SOURCES:
+        yield "$.data.source", choose(data.source, SOURCES)
+    if data.test_source and data.test_source not in SOURCES:
+        yield "$.data.test_source", choose(data.test_source, SOURCES)
+    if data.source != "digits" and not data.path:
+        yield "$.data", f"data.source {data.source} needs data.path"
+
+
+def _discovery_problems(config: AgentConfig) -> Iterator[tuple[str, str]]:
+    run, discovery, mqtt = config.run, config.discovery, config.mqtt
+    alone = max(run.expect_nodes, len(run.roster)) == 1
+    if not (discovery.mdns or discovery.peers or run.roster or alone):
+        yield (
+            "$.discovery",
+            "no way to find peers: discovery.mdns is off, and neither discovery.peers nor run.roster lists any",
+        )
+    if not (discovery.mdns or mqtt.host):
+        yield "$.mqtt", "no way to find the broker: set mqtt.host, or leave discovery.mdns on"
+    if mqtt.password_file and not mqtt.username:
+        yield "$.mqtt.password_file", "a password needs mqtt.username"
+
+
+def shared_problems(
+    policy: PolicySection, topology: TopologySection, model: str, energy: EnergySection
+) -> Iterator[tuple[str, str]]:
+    """Yield the problems of the sections that a scenario has, too."""
+    names = (
+        ("$.policy.name", policy.name, POLICIES),
+        ("$.topology.kind", topology.kind, TOPOLOGIES),
+        ("$.energy.source", energy.source, METERS),
+    )
+    for where, name, known in names:
+        if name not in known:
+            yield where, choose(name, known)
+    if not is_factory(model) and model not in MODELS:
+        yield "$.model.name", f"{choose(model, MODELS)}; or your own factory, `package.module:function`"
+    if topology.kind == "file" and not topology.edges:
+        yield "$.topology", "kind `file` needs `edges: [[a, b], ...]`"
+    try:
+        METERS[energy.source](EnergySettings(energy.source, energy.device, energy.workload, energy.budget_scale))
+    except KeyError:
+        return
+    except ConfigError as error:
+        yield "$.energy", str(error)

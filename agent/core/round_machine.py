@@ -1,0 +1,481 @@
+"""The heart: one node's life as a pure state machine, `handle(event, now) -> effects`, with one `deadline`.
+
+Theory of operation
+-------------------
+A node WAITs until the roster is complete and its neighbours are ready (or the start timeout), then goes through rounds.
+In each round it decides (participation), trains or does not (TRAINING), publishes its model, waits for its neighbours'
+models of the same round (COLLECTING), mixes, writes a record, and begins the next. Nothing is awaited without a
+deadline: a neighbour that did not deliver gives its weight back to self. A node that lags two rounds or more behind
+what most of its live neighbours announce jumps to their round, and does not train in that round, so that nobody has to
+wait for it. A node that has never mixed and finds the run going is JOINING: it adopts its neighbours' average, with no
+weight of its own, and publishes nothing before that. After a restart a node waits for the same announcements, and goes
+on by itself where none come.
+
+What a driver owes the machine
+------------------------------
+1. Effects are executed in the order returned.
+2. `SaveState` is durable before a later effect starts: energy is reserved on disk before it is spent.
+3. Every `StartTraining` is answered once, by TrainingFinished or TrainingFailed of the same round.
+4. After each call the driver reads `deadline` and arms one timer, which hands in DeadlineReached.
+5. `now` never goes back.
+6. One thread, and `Started` first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from agent.core import effects as fx
+from agent.core import events as ev
+from agent.core.budget import Ledger, Reservation
+from agent.core.epochs import Epochs
+from agent.core.inbox import Inbox
+from agent.core.mixing import adopt, mix, mixing_weights
+from agent.core.participation import POLICIES, Participant, effective_schedule
+from agent.core.round_state import MachineConfig, Phase, RoundState, restored_round
+from agent.core.seeding import seed64
+from agent.core.transitions import TRANSITIONS, Do
+from agent.core.types import Decision, ModelUpdate, NodeId, Params, Quality, Roster, Snapshot, params_digest
+from agent.errors import ContractViolation
+
+LAG_ROUNDS = 2
+"""A node this many rounds behind the majority has been given up on by it: one round ahead is normal."""
+
+
+class RoundMachine:
+    """One node; the module's docstring has its rules and what a driver owes it."""
+
+    def __init__(self, config: MachineConfig, params: Params, ledger: Ledger, snapshot: Snapshot | None = None) -> None:
+        """Take the model to start from, the device's ledger, and what the journal kept of this same run, if anything.
+
+        A reservation that the ledger still holds was left by a crash: it stays charged.
+        """
+        self.config = config
+        self.params = params
+        self.phase = Phase.IDLE
+        self.deadline: float | None = None
+        self.ledger = ledger.forfeit()
+        self.live: dict[NodeId, str] = {}
+        self.trained = snapshot.trained if snapshot else 0
+        self.run_hex = config.run.digest().hex()
+        self._policy = POLICIES[config.run.policy]
+        self.schedule = effective_schedule(self._policy, config.run.schedule)
+        self.inbox = Inbox(config.lookahead_rounds)
+        self._state = restored_round(ledger, snapshot)
+        self._epochs = Epochs(config.node, config.run)
+        self._known_roster = snapshot.roster if snapshot else None
+        self._gone_since: dict[NodeId, float] = {}
+        self._effects: list[fx.Effect] = []
+        self._now = 0.0
+        self._stopping = ""
+        self._fresh = not (snapshot and snapshot.begun)
+        self._over = bool(snapshot and snapshot.finished)
+        self._first_round = snapshot.first_round if snapshot else 0
+        self._affordable = snapshot.affordable_at_start if snapshot else None
+
+    def handle(self, event: ev.Event, now: float) -> tuple[fx.Effect, ...]:
+        """Take one event at time `now` (seconds, never going back); return what the driver must do, in order."""
+        rule = TRANSITIONS[self.phase][type(event)]
+        self._now, self._effects, before = now, [], self.phase
+        early = isinstance(event, ev.DeadlineReached) and (self.deadline is None or now < self.deadline)
+        if early and rule.do is not Do.REFUSE:
+            return ()
+        _HANDLERS[rule.do](self, event)
+        self._advance()
+        if self.phase is not before and self.phase not in rule.leads_to:
+            raise ContractViolation(f"{before.value} + {type(event).__name__} led to {self.phase.value}")
+        return tuple(self._effects)
+
+    # --- what a driver and a status page may read
+
+    @property
+    def round(self) -> int:
+        """Number of the round under way, or of the one to come."""
+        return self._state.number
+
+    @property
+    def decision(self) -> Decision | None:
+        """The decision of the round under way, once it is taken."""
+        return self._state.decision
+
+    @property
+    def roster(self) -> Roster | None:
+        """Who belongs to the run now; None before a discovered roster is complete."""
+        return self._epochs.roster
+
+    @property
+    def peers(self) -> frozenset[NodeId]:
+        """The neighbours in the graph of the current epoch."""
+        return self._epochs.peers
+
+    def snapshot(self) -> Snapshot:
+        """Return what the journal must keep of this moment."""
+        state = self._state
+        return Snapshot(
+            run=self.run_hex,
+            round=state.number,
+            begun=not self._fresh,
+            finished=self._over,
+            ledger=self.ledger,
+            roster=self.roster,
+            first_round=self._first_round,
+            affordable_at_start=self._affordable,
+            trained=self.trained,
+            decision=state.decision,
+            energy_uj=state.energy_uj,
+            energy_quality=state.quality,
+        )
+
+    # --- waiting for the run to begin, or to be found
+
+    def _on_started(self, _event: ev.Event) -> None:
+        if self._over:
+            self._finish("this run is already finished on this node")
+            return
+        self.phase = Phase.WAITING
+        run = self.config.run
+        self.deadline = self._now + (run.start_timeout_s if self._fresh else run.round_deadline_s)
+        members = self._known_roster or (Roster(0, tuple(sorted(run.roster))) if run.roster else None)
+        if members is not None:
+            self._take_roster(members)
+            self._begin_if_ready()
+
+    def _on_peers(self, event: ev.PeersChanged) -> None:
+        for node in self.live.keys() - event.live.keys():
+            self._gone_since[node] = self._now
+        for node in event.live:
+            self._gone_since.pop(node, None)
+        self.live = dict(event.live)
+        if self.phase is Phase.WAITING:
+            here = {self.config.node, *self.live}
+            if self.roster is None and len(here) >= self.config.run.expect_nodes:
+                self._take_roster(Roster(0, tuple(sorted(here))))
+            self._begin_if_ready()
+
+    def _on_roster(self, event: ev.RosterChanged) -> None:
+        if self._epochs.announce(event.roster):
+            self._watch()
+        else:
+            self._notify(f"roster epoch {event.roster.epoch} ignored: it is not newer than those known")
+
+    def _take_roster(self, roster: Roster) -> None:
+        self._epochs.begin(roster)
+        self._watch()
+
+    def _watch(self) -> None:
+        """Listen to the neighbours of now and of the rosters to come; past round 0 nobody can begin with this node."""
+        if self.roster is not None:
+            self.inbox.keep_senders(self._epochs.watched)
+            self._do(fx.WatchNeighbours(self._epochs.watched, "" if self.round else self.roster.digest().hex()))
+
+    def _begin_if_ready(self) -> None:
+        """Begin round 0 when all are here and ready; find the run where the neighbours' messages say it is going."""
+        if self.roster is None:
+            return
+        majority = self.inbox.majority_round(self._epochs.watched & self.live.keys())
+        if not self._fresh:
+            if majority is not None and majority >= self.round:
+                self._leave_round(majority)
+            return
+        if not self._epochs.belongs_in(majority or 0):
+            return
+        ready = self.roster.digest().hex()
+        everybody = set(self.roster.members) <= {self.config.node, *self.live}
+        if majority is not None and majority > 0:
+            self._join(majority)
+        elif majority == 0 or (everybody and all(self.live[node] == ready for node in self.peers)):
+            self._begin(0)
+
+    def _on_start_timeout(self, _event: ev.Event) -> None:
+        """Begin with who is there; alone nobody begins, for there is nobody to learn with."""
+        run = self.config.run
+        others = run.expect_nodes > 1 or bool(self.roster and set(self.roster.members) - {self.config.node})
+        if others and not self.live:
+            self._wait_on("no other node of the run can be reached; check the broker, mDNS and the fleet's name")
+        elif not self._fresh:
+            self._leave_round(self.round)
+        elif self.roster is None:
+            self._take_roster(Roster(0, tuple(sorted({self.config.node, *self.live}))))
+            self.deadline = self._now + run.round_deadline_s
+        elif self._epochs.belongs_in(0):
+            self._begin(0)
+        else:
+            self._wait_on("this node is not in the roster; add it to the fleet, or wait for the round that it joins in")
+
+    def _wait_on(self, why: str) -> None:
+        self._notify(f"still waiting: {why}")
+        self.deadline = self._now + self.config.run.start_timeout_s
+
+    # --- joining a run that is going
+
+    def _join(self, round_: int) -> None:
+        self.phase = Phase.JOINING
+        self._go_to(round_)
+
+    def _adopt_if_complete(self, *, at_deadline: bool = False) -> None:
+        arrived = {node: update.params for node, update in self.inbox.arrived(self.round).items()}
+        if arrived and (at_deadline or self._live_neighbours() <= arrived.keys()):
+            self.params = adopt(arrived)
+            self._first_round = self.round + 1
+            self._notify(f"joined the run in round {self.round} with the average of {len(arrived)} neighbours")
+            self._do(fx.SaveModel(self.round, self.params))
+            self._begin(self.round + 1)
+        elif at_deadline and self.round + 1 >= self.schedule.total_rounds:
+            self._over = True
+            self._finish("the run ended before this node could join it")
+        elif at_deadline:
+            self._notify(f"no neighbour's model of round {self.round} has come: still waiting to join")
+            self._join(max(self.round, self.inbox.majority_round(self._live_neighbours()) or 0))
+
+    # --- a round
+
+    def _begin(self, round_: int) -> None:
+        """Take up round `round_`: decide, and either train or share."""
+        self._enter(round_)
+        if self._over:
+            return
+        cost, run = self.config.cost, self.config.run
+        if self._affordable is None:
+            self._affordable = self.ledger.affordable(cost)
+        me = Participant(
+            self._policy, self.schedule, run.seed, self.config.node, cost, self._first_round, self._affordable
+        )
+        self._state.decision = me.decide(round_, self.ledger)
+        if not self._state.decision.train:
+            self._do(fx.SaveState(self.snapshot()))
+            self._share()
+            return
+        reservation = Reservation(self.run_hex, round_, cost.upper_uj)
+        self.ledger = self.ledger.reserve(reservation, enforced=self._policy.obeys_budget)
+        self.phase = Phase.TRAINING
+        seed = seed64(run.seed, self.config.node, round_, "training")
+        self._do(fx.SaveState(self.snapshot()))
+        self._do(fx.StartTraining(round_, self.params, seed, cost.upper_uj))
+
+    def _enter(self, round_: int) -> None:
+        """Move to the beginning of `round_`, or to the end of the run."""
+        self._go_to(round_)
+        self._fresh = False
+        if round_ >= self.schedule.total_rounds:
+            self._over = True
+            self._finish("all rounds are done")
+        elif not self._epochs.belongs_in(round_):
+            self._over = True
+            self._do(fx.SaveModel(round_ - 1, self.params))
+            self._finish(f"this node is not in the roster of round {round_}")
+
+    def _go_to(self, round_: int) -> None:
+        """Make `round_` the one under way, with the roster that is in force in it."""
+        leaves_start = self.round == 0 < round_
+        if self.round != round_ or self._state.decision is None:
+            self._state = RoundState(round_)
+        self._state.started_s = self._now
+        self.deadline = self._now + self.config.run.round_deadline_s
+        self.inbox.keep_window(round_)
+        if self._epochs.advance(round_) or leaves_start:
+            self._watch()
+
+    def _leave_round(self, target: int) -> None:
+        """Go to round `target`, where the fleet is, without training in it: nobody shall wait for a late node."""
+        if self.phase is Phase.WAITING and target != self.round and self._state.decision is not None:
+            self._record(())
+        self._enter(target)
+        if self._over:
+            return
+        if self._state.decision is None:
+            self._state.decision = Decision(False, 0.0, 0.0, "catching up")
+        self._do(fx.SaveState(self.snapshot()))
+        self._share()
+
+    def _on_trained(self, event: ev.TrainingFinished) -> None:
+        self._settle(event.round, event.energy_uj, event.quality)
+        self.params, self._state.loss = event.params, event.loss
+        self.trained += 1
+        self._after_training()
+
+    def _on_training_failed(self, event: ev.TrainingFailed) -> None:
+        self._settle(event.round, event.energy_uj, event.quality)
+        self._state.error = event.reason
+        self._after_training()
+
+    def _settle(self, round_: int, energy_uj: int, quality: Quality) -> None:
+        if round_ != self.round:
+            raise ContractViolation(f"an answer for round {round_} came while round {self.round} was training")
+        self.ledger = self.ledger.settle(energy_uj)
+        self._state.charge(energy_uj, quality)
+
+    def _after_training(self) -> None:
+        self._do(fx.SaveState(self.snapshot()))
+        if self._stopping:
+            self._stop()
+        else:
+            self._share()
+
+    def _on_training_deadline(self, _event: ev.Event) -> None:
+        """Ask the training to end; if it does not within the grace, end it."""
+        self._do(fx.StopTraining(self.round, at_once=self._state.stop_asked))
+        self.deadline = None if self._state.stop_asked else self._now + self.config.stop_grace_s
+        self._state.stop_asked = True
+
+    def _share(self) -> None:
+        self.phase = Phase.COLLECTING
+        self._state.published, self._state.published_s = params_digest(self.params), self._now
+        if self.peers and self.roster is not None:
+            update = ModelUpdate(
+                sender=self.config.node,
+                round=self.round,
+                epoch=self.roster.epoch,
+                roster=self.roster.digest(),
+                degree=len(self.peers),
+                trained=self.trained,
+                params=self.params,
+                digest=self._state.published,
+            )
+            self._do(fx.PublishUpdate(update))
+
+    # --- what neighbours send
+
+    def _on_update(self, event: ev.UpdateReceived) -> None:
+        update = event.update
+        reason = self._epochs.refusal(update)
+        if not reason and update.params.shape != self.params.shape:
+            reason = "wrong size"
+        if not reason and update.round >= self.schedule.total_rounds:
+            reason = "no such round"
+        if reason:
+            self.inbox.rejected[reason] += 1
+        else:
+            self.inbox.offer(update, self.round, floating=self.phase is Phase.WAITING)
+        self._note_round(update.sender, update.round)
+
+    def _on_announced(self, event: ev.RoundAnnounced) -> None:
+        self._note_round(event.sender, event.round)
+
+    def _note_round(self, sender: NodeId, round_: int) -> None:
+        if sender in self._epochs.watched and round_ < self.schedule.total_rounds:
+            self.inbox.announce(sender, round_)
+            self._look_around()
+
+    def _on_rejected(self, event: ev.UpdateRejected) -> None:
+        self.inbox.rejected[event.reason] += 1
+
+    def _look_around(self) -> None:
+        if self.phase is Phase.WAITING:
+            self._begin_if_ready()
+
+    def _live_neighbours(self) -> frozenset[NodeId]:
+        return self.peers & self.live.keys()
+
+    def _awaited_until(self) -> float:
+        """Return until when the missing models of this round are worth waiting for.
+
+        Whoever is `LAG_ROUNDS` ahead will not send them any more. Where no neighbour at all can be reached it is this
+        node that is cut off: it keeps the fleet's pace rather than race through the run alone.
+        """
+        arrived, passed = self.inbox.arrived(self.round), self.round + LAG_ROUNDS
+        missing = {node for node in self.peers - arrived.keys() if self.inbox.newest_round(node) < passed}
+        if not missing:
+            return float("-inf")
+        latest = self._state.started_s + self.config.run.round_deadline_s
+        if missing & self.live.keys() or not self._live_neighbours():
+            return latest
+        gone = max(self._gone_since.get(node, float("-inf")) for node in missing)
+        return min(latest, gone + self.config.offline_grace_s)
+
+    # --- the end of a round
+
+    def _advance(self) -> None:
+        """End rounds and begin the next for as long as nothing has to be waited for."""
+        if self.phase is Phase.JOINING:
+            self._adopt_if_complete()
+        while self.phase is Phase.COLLECTING:
+            majority = self.inbox.majority_round(self._live_neighbours()) or 0
+            lagging = majority >= self.round + LAG_ROUNDS
+            self.deadline = self._awaited_until()
+            if not lagging and self.deadline > self._now:
+                return
+            self._mix()
+            if lagging:
+                self._leave_round(majority)
+            else:
+                self._begin(self.round + 1)
+
+    def _mix(self) -> None:
+        """Average what arrived, write the account of the round, and keep and measure the model when that is due."""
+        epoch = self.roster.epoch if self.roster else -1
+        arrived = {node: got for node, got in self.inbox.arrived(self.round).items() if got.epoch == epoch}
+        me = self.config.node
+        weights = mixing_weights(me, len(self.peers), {node: update.degree for node, update in arrived.items()})
+        digests = {node: update.digest for node, update in arrived.items()} | {me: self._state.published}
+        models = {node: update.params for node, update in arrived.items()} | {me: self.params}
+        self.params = mix(models, weights)
+        self._record(tuple((node, digests[node], weights[node]) for node in weights))
+        self._keep_and_measure()
+
+    def _keep_and_measure(self) -> None:
+        done, last = self.round + 1, self.round + 1 >= self.schedule.total_rounds
+        if last or done % self.config.save_model_every == 0:
+            self._do(fx.SaveModel(self.round, self.params))
+        every = self.config.evaluate_every
+        if every and (last or done % every == 0):
+            self._do(fx.Evaluate(self.round, self.params))
+
+    def _record(self, mixed: tuple[tuple[NodeId, str, float], ...]) -> None:
+        kind, rejected = self.schedule.kind(self.round), self.inbox.take_rejected()
+        self._do(
+            fx.AppendRecord(self._state.record(self.config.node, kind, len(self.peers), mixed, rejected, self._now))
+        )
+
+    # --- the end of the run
+
+    def _on_stop(self, event: ev.StopRequested) -> None:
+        self._stopping = event.reason
+        if self.phase is Phase.TRAINING:
+            self._do(fx.StopTraining(self.round, at_once=False))
+            self._state.stop_asked = True
+            self.deadline = self._now + self.config.stop_grace_s
+        else:
+            self._stop()
+
+    def _stop(self) -> None:
+        self._do(fx.SaveModel(self.round, self.params))
+        self._finish(self._stopping)
+
+    def _finish(self, reason: str) -> None:
+        self.phase = Phase.DONE
+        self.deadline = None
+        self._do(fx.SaveState(self.snapshot()))
+        self._do(fx.RunFinished(reason))
+
+    def _on_join_deadline(self, _event: ev.Event) -> None:
+        self._adopt_if_complete(at_deadline=True)
+
+    def _nothing(self, _event: ev.Event) -> None:
+        """Take note of nothing: what happens here is done by `_advance`, or does not matter any more."""
+
+    def _refuse(self, event: ev.Event) -> None:
+        raise ContractViolation(f"{type(event).__name__} cannot happen while {self.phase.value}: a driver's fault")
+
+    def _do(self, effect: fx.Effect) -> None:
+        self._effects.append(effect)
+
+    def _notify(self, message: str) -> None:
+        self._do(fx.Notify(message))
+
+
+_HANDLERS: dict[Do, Callable[..., None]] = {
+    Do.START: RoundMachine._on_started,
+    Do.TAKE_PEERS: RoundMachine._on_peers,
+    Do.TAKE_ROSTER: RoundMachine._on_roster,
+    Do.BEGIN_LATE: RoundMachine._on_start_timeout,
+    Do.ADOPT_LATE: RoundMachine._on_join_deadline,
+    Do.TAKE_TRAINED: RoundMachine._on_trained,
+    Do.TAKE_FAILURE: RoundMachine._on_training_failed,
+    Do.END_TRAINING: RoundMachine._on_training_deadline,
+    Do.TAKE_UPDATE: RoundMachine._on_update,
+    Do.TAKE_ROUND: RoundMachine._on_announced,
+    Do.COUNT_REFUSAL: RoundMachine._on_rejected,
+    Do.STOP: RoundMachine._on_stop,
+    Do.NOTHING: RoundMachine._nothing,
+    Do.REFUSE: RoundMachine._refuse,
+}

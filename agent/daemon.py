@@ -1,0 +1,313 @@
+"""The device's driver of the RoundMachine: real clock, network, trainer, meter, journal and systemd around it.
+
+One thread takes items from a mailbox, turns them into events, and executes the effects in order; everything that may
+take long (training, the network) works in threads and processes of its own and posts what it has to say.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from functools import singledispatchmethod
+from pathlib import Path
+
+from agent.config import AgentConfig
+from agent.core import effects as fx
+from agent.core import events as ev
+from agent.core.budget import Ledger, Reservation
+from agent.core.round_machine import RoundMachine
+from agent.core.round_state import MachineConfig
+from agent.core.types import RoundRecord
+from agent.core.wire import Format
+from agent.energy.meter import METERS, Meter
+from agent.errors import ContractViolation, JournalError
+from agent.journal import EvaluationRecord, Journal, Recovered
+from agent.learning.factory import ModelInfo
+from agent.learning.trainer import Evaluation
+from agent.mailbox import Mailbox
+from agent.reach import Reach, TransportMaker
+from agent.service import Notifier
+from agent.status import PeerStatus, Status, write_status
+from agent.training import AsyncTrainer, TrainingAnswered, TrainingWindow
+
+_log = logging.getLogger(__name__)
+
+IDLE_WAIT_S = 5.0
+"""Longest wait for the mailbox, so that systemd's watchdog hears of a daemon that has nothing to do."""
+LAST_EVALUATIONS_S = 60.0
+"""How long a finished run waits for evaluations that are still being made."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """An evaluation is done; goes to the mailbox."""
+
+    round: int
+    evaluation: Evaluation
+
+
+@dataclass(frozen=True, slots=True)
+class StopAsked:
+    """Somebody wants the daemon to end."""
+
+    reason: str
+
+
+class Daemon:
+    """One agent; `run` returns when its run is finished or `stop` was called."""
+
+    def __init__(
+        self,
+        config: AgentConfig,
+        model: ModelInfo,
+        trainer: AsyncTrainer,
+        make_transport: TransportMaker,
+        mailbox: Mailbox,
+        *,
+        notifier: Notifier | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Open the journal and take up where it ends; raises JournalError, EnergyError, ConfigError."""
+        self._config, self._trainer, self._clock = config, trainer, clock
+        self._mailbox = mailbox
+        self._notifier = notifier or Notifier({})
+        self._meter: Meter = METERS[config.energy.source](config.energy_settings())
+        self.journal = Journal(Path(config.node.state_dir))
+        self._runtime = Path(config.node.runtime_dir)
+        self._runtime.mkdir(parents=True, exist_ok=True)
+        self.machine = self._restore(model)
+        self._window = TrainingWindow(trainer, self._meter, config.learning, mailbox.post_own)
+        run = config.descriptor()
+        form = Format(run.digest(), model.schema_hash, model.n_params)
+        self._reach = Reach(config, form, mailbox.post, make_transport)
+        self._evaluating = 0
+        self._finished = ""
+
+    def run(self) -> str:
+        """Drive the machine to its end; return why it ended."""
+        try:
+            self._reach.start()
+            self._handle(ev.Started())
+            self._notifier.ready(f"run {self._config.run.id}: waiting for the fleet")
+            while not self._finished:
+                self._step()
+            self._wait_for_evaluations()
+            return self._finished
+        finally:
+            self._notifier.stopping(self._finished or "failed")
+            with suppress(OSError):
+                self._write_status()
+            self._reach.close(self._finished or "failed")
+            self._trainer.close()
+            self.journal.close()
+
+    def stop(self, reason: str) -> None:
+        """Ask the daemon to end cleanly; from any thread, or from a signal handler's thread."""
+        self._mailbox.post_own(StopAsked(reason))
+
+    # --- start
+
+    def _restore(self, model: ModelInfo) -> RoundMachine:
+        found = self.journal.recover()
+        for warning in found.warnings:
+            _log.warning("%s", warning)
+        config, run = self._config, self._config.descriptor()
+        same = found.snapshot if found.snapshot and found.snapshot.run == run.digest().hex() else None
+        params = found.model if same and found.model is not None else model.initial_params
+        if params.shape != model.initial_params.shape:
+            raise JournalError(
+                f"{self.journal.folder}: the model there has another size; give the new run a new run.id"
+            )
+        machine = MachineConfig(
+            config.node_id,
+            run,
+            self._meter.cost,
+            save_model_every=config.journal.model_every_rounds,
+            evaluate_every=config.evaluation.every,
+        )
+        return RoundMachine(machine, params, self._ledger(found), same)
+
+    def _ledger(self, found: Recovered) -> Ledger:
+        """Return the device's ledger under today's budget; a lost generation is charged as one more reservation."""
+        limit, period = self._meter.limit_uj, self._config.energy.period
+        snapshot = found.snapshot
+        if snapshot is None or snapshot.ledger.period != period:
+            return Ledger(limit, period=period)
+        ledger = replace(snapshot.ledger, limit_uj=limit)
+        if found.state_lost and ledger.reservation is None:
+            lost = Reservation(snapshot.run, snapshot.round, self._meter.cost.upper_uj)
+            _log.warning("what the lost state had reserved is unknown: %.3f J are charged for it", lost.upper_uj / 1e6)
+            ledger = replace(ledger, reservation=lost)
+        return ledger
+
+    # --- the loop
+
+    def _step(self) -> None:
+        """Hand in one item, or the deadline when it has passed."""
+        deadline, now = self.machine.deadline, self._clock()
+        if deadline is not None and now >= deadline:
+            self._handle(ev.DeadlineReached())
+            return
+        wait = IDLE_WAIT_S if deadline is None else min(IDLE_WAIT_S, deadline - now)
+        item = self._mailbox.take(wait)
+        self._notifier.watchdog()
+        if item is not None:
+            self._take(item)
+
+    @singledispatchmethod
+    def _take(self, item: object) -> None:
+        """Turn what came from the network into events."""
+        for event in self._reach.take(item, self._clock()):
+            self._handle(event)
+
+    @_take.register
+    def _take_stop(self, item: StopAsked) -> None:
+        self._handle(ev.StopRequested(item.reason))
+
+    @_take.register
+    def _take_training(self, item: TrainingAnswered) -> None:
+        self._handle(self._window.answer(item))
+
+    @_take.register
+    def _take_evaluation(self, item: Evaluated) -> None:
+        self._evaluating -= 1
+        result = item.evaluation
+        if result.error:
+            _log.warning("round %d could not be evaluated: %s", item.round, result.error)
+        record = EvaluationRecord(item.round, self._config.node.id, result.accuracy, result.own_accuracy, result.loss)
+        with self._disk():
+            self.journal.append_evaluation(record)
+
+    def _handle(self, event: ev.Event) -> None:
+        before = (self.machine.round, self.machine.phase)
+        for effect in self.machine.handle(event, self._clock()):
+            self._do(effect)
+        if (self.machine.round, self.machine.phase) != before or isinstance(event, ev.PeersChanged):
+            self._write_status()
+
+    def _wait_for_evaluations(self) -> None:
+        until = self._clock() + LAST_EVALUATIONS_S
+        while self._evaluating and self._clock() < until:
+            item = self._mailbox.take(until - self._clock())
+            if isinstance(item, Evaluated):
+                self._take(item)
+
+    @contextmanager
+    def _disk(self) -> Iterator[None]:
+        """Say where the disk failed; without its journal an agent must not spend energy."""
+        try:
+            yield
+        except OSError as error:
+            raise JournalError(f"{self.journal.folder}: cannot be written: {error.strerror}; free some space") from None
+
+    # --- effects, one handler a kind
+
+    @singledispatchmethod
+    def _do(self, effect: fx.Effect) -> None:
+        raise ContractViolation(f"no way to do {type(effect).__name__}")
+
+    @_do.register
+    def _save_state(self, effect: fx.SaveState) -> None:
+        with self._disk():
+            self.journal.save_state(effect.snapshot)
+
+    @_do.register
+    def _save_model(self, effect: fx.SaveModel) -> None:
+        with self._disk():
+            self.journal.save_model(effect.round, effect.params)
+
+    @_do.register
+    def _watch(self, effect: fx.WatchNeighbours) -> None:
+        self._reach.watch(effect)
+
+    @_do.register
+    def _train(self, effect: fx.StartTraining) -> None:
+        self._window.start(effect)
+
+    @_do.register
+    def _stop_training(self, effect: fx.StopTraining) -> None:
+        self._window.stop(at_once=effect.at_once)
+
+    @_do.register
+    def _publish(self, effect: fx.PublishUpdate) -> None:
+        self._reach.publish(effect)
+
+    @_do.register
+    def _append(self, effect: fx.AppendRecord) -> None:
+        with self._disk():
+            self.journal.append_record(effect.record)
+        _log.info("%s", one_line(effect.record))
+
+    @_do.register
+    def _evaluate(self, effect: fx.Evaluate) -> None:
+        self._evaluating += 1
+        round_ = effect.round
+        self._trainer.submit_evaluate(
+            effect.params,
+            self._config.evaluation.samples,
+            lambda result: self._mailbox.post_own(Evaluated(round_, result)),
+        )
+
+    @_do.register
+    def _tell(self, effect: fx.Notify) -> None:
+        _log.warning("%s", effect.message)
+
+    @_do.register
+    def _finish(self, effect: fx.RunFinished) -> None:
+        self._finished = effect.reason
+
+    # --- status
+
+    def _write_status(self) -> None:
+        status = self.status()
+        self._notifier.status(
+            f"round {status.round}/{status.rounds} {status.phase}, {status.peers_online} peers, {status.decision}"
+        )
+        write_status(self._runtime, status)
+
+    def status(self) -> Status:
+        """Return what the agent is doing now."""
+        machine, config = self.machine, self._config
+        ledger, decision, now = machine.ledger, machine.decision, self._clock()
+        neighbours, ready = machine.peers, machine.roster.digest().hex() if machine.roster else "-"
+        return Status(
+            node=config.node.id,
+            fleet=config.node.fleet,
+            run=config.run.id,
+            pid=os.getpid(),
+            phase=machine.phase.value,
+            round=machine.round,
+            rounds=config.run.rounds,
+            decision=decision.reason if decision else "none yet",
+            trained=machine.trained,
+            connection=self._reach.connection,
+            peers_online=len(machine.live),
+            neighbours=len(neighbours),
+            budget_j=None if ledger.limit_uj is None else ledger.limit_uj / 1e6,
+            spent_j=ledger.charged_uj / 1e6,
+            left_j=None if ledger.left_uj is None else ledger.left_uj / 1e6,
+            energy_quality=config.energy.source,
+            journal_bytes=self.journal.bytes_written,
+            peers=tuple(
+                PeerStatus(
+                    view.node, view.online, view.node in neighbours, view.ready == ready, view.address, view.sources
+                )
+                for view in self._reach.peers(now)
+            ),
+        )
+
+
+def one_line(record: RoundRecord) -> str:
+    """Return a round as one key=value line for the log."""
+    loss = "-" if record.loss is None else f"{record.loss:.4f}"
+    text = (
+        f"round={record.round} kind={record.kind.value} train={int(record.decision.train)} "
+        f"p={record.decision.probability:.3f} energy_j={record.energy_uj / 1e6:.3f} loss={loss} "
+        f"peers={record.peers_received}/{record.peers_expected} rejected={record.rejected} "
+        f"train_s={record.train_s:.2f} collect_s={record.collect_s:.2f}"
+    )
+    return f'{text} error="{record.error}"' if record.error else text

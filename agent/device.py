@@ -1,0 +1,96 @@
+"""Puts a device's daemon together from its configuration: trainer child, MQTT, journal, meter."""
+
+from __future__ import annotations
+
+import queue
+from pathlib import Path
+
+from agent.config import AgentConfig
+from agent.daemon import Daemon
+from agent.errors import ConfigError, TrainingError
+from agent.learning.factory import ModelInfo, describe, is_factory
+from agent.learning.worker import Description, TrainerWorker, WorkerConfig
+from agent.mailbox import Mailbox
+from agent.network.mqtt import MqttConfig
+from agent.network.transport import TRANSPORTS, Transport
+from agent.reach import TransportMaker, identity
+from agent.service import Notifier
+from agent.training import AsyncTrainer
+
+DESCRIBE_S = 300.0
+"""How long the trainer child may take to import torch and a user's model factory."""
+
+
+def worker_config(config: AgentConfig) -> WorkerConfig:
+    """Return what the trainer child must know of a device's configuration."""
+    data, run = config.data, config.descriptor()
+    return WorkerConfig(
+        model=run.model,
+        seed=run.seed,
+        node=config.node.id,
+        source=data.source,
+        path=data.path,
+        layout=data.layout,
+        class_names=data.class_names,
+        held_out=data.held_out,
+        test_source=data.test_source,
+        test_path=data.test_path,
+        threads=config.learning.threads,
+        loss_limit=config.learning.loss_limit,
+    )
+
+
+def model_info(config: AgentConfig, worker: TrainerWorker) -> ModelInfo:
+    """Return the model's size, schema and first weights; only a user's factory needs torch for that, in the child."""
+    run = config.descriptor()
+    if not is_factory(run.model.name):
+        return describe(run.model, run.seed)
+    answers: queue.SimpleQueue[Description] = queue.SimpleQueue()
+    worker.submit_describe(answers.put)
+    try:
+        description = answers.get(timeout=DESCRIBE_S)
+    except queue.Empty:
+        raise TrainingError(f"model.name {run.model.name}: not built within {DESCRIBE_S:.0f} s") from None
+    if description.info is None:
+        raise TrainingError(f"model.name {run.model.name}: {description.error}")
+    return description.info
+
+
+def mqtt_transport(config: AgentConfig, mailbox: Mailbox) -> TransportMaker:
+    """Return what connects to a broker once its address is known."""
+    mqtt, run = config.mqtt, config.descriptor()
+    me = identity(config, run.digest())
+    password = _password(mqtt.password_file) if mqtt.password_file else None
+
+    def make(host: str, port: int) -> Transport:
+        link = MqttConfig(
+            host,
+            port,
+            keepalive_s=mqtt.keepalive_s,
+            username=mqtt.username or None,
+            password=password,
+            expiry_s=max(1, int(2 * run.round_deadline_s)),
+        )
+        return TRANSPORTS["mqtt"](link, me, mailbox.post)
+
+    return make
+
+
+def open_daemon(config: AgentConfig, notifier: Notifier | None = None, trainer: AsyncTrainer | None = None) -> Daemon:
+    """Return a daemon that is ready to run; with `trainer` it shares one, without it has a child of its own."""
+    mailbox = Mailbox()
+    worker = TrainerWorker(worker_config(config))
+    try:
+        info = model_info(config, worker)
+        make = mqtt_transport(config, mailbox)
+        return Daemon(config, info, trainer or worker, make, mailbox, notifier=notifier)
+    except BaseException:
+        worker.close()
+        raise
+
+
+def _password(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise ConfigError(f"mqtt.password_file {path}: cannot be read: {error.strerror}") from None

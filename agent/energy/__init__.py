@@ -1,0 +1,1 @@
+"""Where joules come from: one source of energy a file."""

@@ -1,0 +1,91 @@
+"""Replayed energy: the eight published per-device rows of SkipTrain, as budgets and as the cost of a training round.
+
+The rows are the authors' data (sacs-epfl/SkipTrain, two CSV files); energy_mwh_per_round is max_power_w times the time
+of a training round, modelled and not measured. The budget is `rounds` x the cost of a round: the FEMNIST file's battery
+column contradicts its rounds column (100 % against 50 %), so the rounds column counts.
+"""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from decimal import Decimal
+from fractions import Fraction
+from importlib import resources
+
+from agent.core.budget import Cost
+from agent.core.types import Quality
+from agent.errors import ConfigError
+
+_UJ_PER_MWH = 3_600_000
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedRow:
+    """One device of the paper under one workload; the cost is exact in microjoules to the digits published."""
+
+    workload: str
+    device: str
+    cost_uj: int
+    rounds: int
+
+    def limit_uj(self, scale: float = 1.0) -> int:
+        """Return the budget in microjoules: the published rounds, times `scale` (taken as the decimal it is)."""
+        return int(Fraction(str(scale)) * self.rounds * self.cost_uj)
+
+
+def published_rows() -> tuple[PublishedRow, ...]:
+    """Return the eight rows, in the order of the authors' files."""
+    text = resources.files("agent.energy").joinpath("published.csv").read_text(encoding="utf-8")
+    return tuple(
+        PublishedRow(
+            workload=row["workload"],
+            device=row["device"],
+            cost_uj=int((Decimal(row["energy_mwh_per_round"]) * _UJ_PER_MWH).to_integral_value()),
+            rounds=int(row["rounds"]),
+        )
+        for row in csv.DictReader(text.splitlines())
+    )
+
+
+def published_row(workload: str, device: str) -> PublishedRow:
+    """Return one row; ConfigError names those that there are."""
+    rows = {(row.workload, row.device): row for row in published_rows()}
+    try:
+        return rows[workload, device]
+    except KeyError:
+        known = ", ".join(sorted(f"{a}/{b}" for a, b in rows))
+        raise ConfigError(f"energy: no published row for {workload}/{device}; there are {known}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayedReading:
+    """The published cost of one training round."""
+
+    energy_uj: int
+    quality: Quality = Quality.REPLAYED
+
+
+@dataclass(frozen=True, slots=True)
+class TraceMeter:
+    """A device whose every training window costs exactly what the trace says, finished or not."""
+
+    limit_uj: int | None
+    cost: Cost
+
+    @classmethod
+    def published(cls, workload: str, device: str, scale: float) -> TraceMeter:
+        """Return the meter of a published row, its budget multiplied by `scale`."""
+        row = published_row(workload, device)
+        return cls(row.limit_uj(scale), Cost(row.cost_uj, row.cost_uj))
+
+    def open(self) -> None:
+        """Nothing is measured."""
+
+    def spent_uj(self) -> int:
+        """Return 0: a replayed window is charged as a whole when it closes."""
+        return 0
+
+    def close(self) -> ReplayedReading:
+        """Return the published cost."""
+        return ReplayedReading(self.cost.expected_uj)

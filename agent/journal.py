@@ -1,0 +1,262 @@
+"""What a device must not forget: the state (round, decision, ledger), the model, and the records of its rounds.
+
+State and model are each kept in two generations, written in turn: to a temporary file, fsync, rename, fsync of the
+folder. A file begins with one line of text: magic, format, name, generation, length and SHA-256 of the rest. The newest
+whole generation counts; where the newest on disk is damaged, the one before is taken and a warning says so.
+docs/journal.md states the bytes written in a round.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import msgspec
+import numpy as np
+
+from agent.core.types import Params, RoundRecord, Snapshot
+from agent.errors import JournalError
+
+FORMAT = 1
+_MAGIC = "skiptrain-journal"
+_HEAD_BYTES = 256
+_STATE_BYTES = 1 << 20
+ROTATE_BYTES = 8 << 20
+"""rounds.jsonl and evaluations.jsonl grow to this size, then begin anew; one older file of each is kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The newest whole generation of one file, and whether a newer one was there and is damaged."""
+
+    generation: int
+    body: bytes
+    damaged: bool
+
+
+class Generations:
+    """One named value in two files, of which a crash can only ever hurt the one being written."""
+
+    def __init__(self, folder: Path, name: str, max_bytes: int) -> None:
+        self._folder, self._name, self._max_bytes = folder, name, max_bytes
+        self._generation = 0
+
+    def _path(self, generation: int) -> Path:
+        return self._folder / f"{self._name}.{generation % 2}"
+
+    def write(self, body: bytes) -> int:
+        """Make `body` durable as the next generation; return the bytes written. Raises OSError."""
+        generation = self._generation + 1
+        digest = hashlib.sha256(body).hexdigest()
+        head = f"{_MAGIC} {FORMAT} {self._name} {generation} {len(body)} {digest}\n".encode()
+        temporary = self._folder / f"{self._name}.tmp"
+        with temporary.open("wb") as file:
+            file.write(head)
+            file.write(body)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(self._path(generation))
+        _fsync_folder(self._folder)
+        self._generation = generation
+        return len(head) + len(body)
+
+    def read(self) -> Found | None:
+        """Return the newest whole generation, or None where nothing was ever written.
+
+        JournalError: both are damaged, or one was written in a newer format.
+        """
+        paths = [path for path in (self._path(0), self._path(1)) if path.exists()]
+        whole = [found for found in map(self._parse, paths) if found is not None]
+        if not paths:
+            return None
+        if not whole:
+            raise JournalError(
+                f"{paths[0].parent}: {' and '.join(path.name for path in paths)} are damaged, and with them what this "
+                "device has spent; restore a backup, or move the folder away to begin with a new ledger"
+            )
+        generation, body = max(whole)
+        self._generation = generation
+        return Found(generation, body, damaged=len(whole) < len(paths))
+
+    def _parse(self, path: Path) -> tuple[int, bytes] | None:
+        try:
+            with path.open("rb") as file:
+                head, body = file.readline(_HEAD_BYTES), file.read(self._max_bytes + 1)
+            magic, format_, name, generation, length, digest = head.decode().split()
+        except (ValueError, OSError):
+            return None
+        if magic == _MAGIC and format_.isdigit() and int(format_) > FORMAT:
+            raise JournalError(
+                f"{path}: written by a newer release (format {format_}); update this one, or move it away"
+            )
+        whole = (magic, name, length) == (_MAGIC, self._name, str(len(body)))
+        if not whole or hashlib.sha256(body).hexdigest() != digest or not generation.isdigit():
+            return None
+        return int(generation), body
+
+
+class EvaluationRecord(msgspec.Struct, frozen=True):
+    """One evaluation of the node's model; one row of evaluation.csv."""
+
+    round: int
+    node: str
+    accuracy: float | None
+    own_accuracy: float | None
+    loss: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """What a journal held when it was opened."""
+
+    snapshot: Snapshot | None
+    model_round: int
+    model: Params | None
+    warnings: tuple[str, ...]
+    state_lost: bool
+    """The newest state was damaged: one more reservation than the snapshot knows of may have been made."""
+
+
+class Journal:
+    """One device's state folder, locked for one process."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open, and create where needed; JournalError when it is in use or cannot be written."""
+        self.folder = folder
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._lock = (folder / "lock").open("a")
+        except OSError as error:
+            raise JournalError(
+                f"{folder}: cannot be opened for writing: {error.strerror}; check node.state_dir"
+            ) from None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._lock.close()
+            raise JournalError(
+                f"{folder}: in use by another agent; give each agent a node.state_dir of its own"
+            ) from None
+        self._state = Generations(folder, "state", _STATE_BYTES)
+        self._model = Generations(folder, "model", 1 << 32)
+        self._records = _Lines(folder / "rounds.jsonl")
+        self._evaluations = _Lines(folder / "evaluations.jsonl")
+        self.bytes_written = 0
+
+    def recover(self) -> Recovered:
+        """Return what is there; JournalError when the ledger cannot be known."""
+        warnings = []
+        state, model = self._state.read(), self._read_model()
+        snapshot = None
+        if state is not None:
+            try:
+                snapshot = msgspec.json.decode(state.body, type=Snapshot)
+            except msgspec.MsgspecError as error:
+                raise JournalError(f"{self.folder}: the state is whole but not understood: {error}") from None
+            if state.damaged:
+                warnings.append(
+                    f"{self.folder}: the newest state was damaged; went back to generation {state.generation}"
+                )
+        if model is not None and model.damaged:
+            warnings.append(f"{self.folder}: the newest model was damaged; went back to generation {model.generation}")
+        number, params = (-1, None) if model is None else _unpack_model(model.body)
+        return Recovered(snapshot, number, params, tuple(warnings), state_lost=state is not None and state.damaged)
+
+    def _read_model(self) -> Found | None:
+        """Return the newest whole model; a lost model is no lost joule, so that a run can go on from its start."""
+        with suppress(JournalError):
+            return self._model.read()
+        return None
+
+    def save_state(self, snapshot: Snapshot) -> None:
+        """Make the state durable before returning; OSError when the disk does not take it."""
+        self.bytes_written += self._state.write(msgspec.json.encode(snapshot))
+
+    def save_model(self, round_: int, params: Params) -> None:
+        """Make the model after `round_`, shape (n,), durable before returning; OSError as above."""
+        body = round_.to_bytes(8, "little") + np.ascontiguousarray(params, dtype="<f4").tobytes()
+        self.bytes_written += self._model.write(body)
+
+    def append_record(self, record: RoundRecord) -> None:
+        """Add the account of a round; OSError when the disk does not take it."""
+        self.bytes_written += self._records.append(msgspec.json.encode(record))
+
+    def append_evaluation(self, record: EvaluationRecord) -> None:
+        """Add an evaluation; OSError when the disk does not take it."""
+        self.bytes_written += self._evaluations.append(msgspec.json.encode(record))
+
+    def close(self) -> None:
+        """Let go of the folder; what was written stays."""
+        self._records.close()
+        self._evaluations.close()
+        self._lock.close()
+
+
+class _Lines:
+    """A file of JSON lines, flushed at each line and bounded by rotation."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: IO[bytes] | None = None
+
+    def append(self, line: bytes) -> int:
+        if self._file is None:
+            _end_torn_line(self._path)
+            self._file = self._path.open("ab")
+        if self._file.tell() + len(line) > ROTATE_BYTES:
+            self._file.close()
+            self._path.replace(self._path.with_suffix(".jsonl.1"))
+            self._file = self._path.open("ab")
+        self._file.write(line + b"\n")
+        self._file.flush()
+        return len(line) + 1
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+def _end_torn_line(path: Path) -> None:
+    """Drop the part of a last line that a power cut left behind."""
+    if not path.exists():
+        return
+    with path.open("rb+") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - (1 << 20)))
+        tail = file.read()
+        file.truncate(size - len(tail) + tail.rfind(b"\n") + 1)
+
+
+def _unpack_model(body: bytes) -> tuple[int, Params]:
+    params = np.frombuffer(body, dtype="<f4", offset=8).astype(np.float32, copy=False)
+    return int.from_bytes(body[:8], "little"), params
+
+
+def read_records(folder: Path) -> list[RoundRecord]:
+    """Return the records that a journal folder holds, oldest first; for reports, without locking."""
+    lines: list[bytes] = []
+    for name in ("rounds.jsonl.1", "rounds.jsonl"):
+        with suppress(FileNotFoundError):
+            lines += (folder / name).read_bytes().splitlines()
+    return [msgspec.json.decode(line, type=RoundRecord) for line in lines]
+
+
+def read_evaluations(folder: Path) -> list[EvaluationRecord]:
+    """Return the evaluations that a journal folder holds, oldest first; for reports, without locking."""
+    with suppress(FileNotFoundError):
+        lines = (folder / "evaluations.jsonl").read_bytes().splitlines()
+        return [msgspec.json.decode(line, type=EvaluationRecord) for line in lines]
+    return []
+
+
+def _fsync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,1 @@
+"""How nodes reach each other: MQTT, mDNS, membership, and an in-memory transport for tests."""

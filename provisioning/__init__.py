@@ -1,0 +1,1 @@
+"""What an operator runs: from one inventory to the configuration of every device."""

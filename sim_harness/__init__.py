@@ -1,0 +1,1 @@
+"""Fleets on one machine: scenarios, planning, live runs and their reports."""

@@ -1,0 +1,156 @@
+"""The command line of the harness: `skiptrain-sim live | plan | demo | report | scenarios`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from agent import __version__
+from agent.errors import AgentError, ConfigError
+from sim_harness.planning import plan
+from sim_harness.scenario import Scenario, load_scenario, shipped
+
+DEMO_OUT = "build/demo"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; return its exit code (see docs/exit-codes.md)."""
+    args = _parser().parse_args(argv)
+    try:
+        return int(args.command(args) or 0)
+    except AgentError as error:
+        print(f"skiptrain-sim: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("skiptrain-sim: interrupted; all agents were stopped", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="skiptrain-sim", description=__doc__)
+    parser.add_argument("--version", action="version", version=f"skiptrain-sim {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    live = commands.add_parser("live", help="run real agents on this machine")
+    _scenario_arguments(live)
+    live.add_argument("--broker", default="embedded", help="embedded, mosquitto or HOST:PORT (embedded)")
+    live.add_argument("--out", required=True, type=Path, metavar="DIR", help="a new folder for all files of the run")
+    live.set_defaults(command=_live)
+    planned = commands.add_parser("plan", help="what a schedule costs, told without learning anything")
+    _scenario_arguments(planned)
+    planned.add_argument("--json", action="store_true", help="for programs")
+    planned.set_defaults(command=_plan)
+    demo = commands.add_parser("demo", help="the demo scenario, its report, and D-PSGD's cost beside it")
+    demo.add_argument("--broker", default="embedded")
+    demo.add_argument("--out", type=Path, default=Path(DEMO_OUT), metavar="DIR")
+    demo.add_argument("--set", action="append", default=[], dest="overrides", metavar="SECTION.KEY=VALUE")
+    demo.set_defaults(command=_demo)
+    report = commands.add_parser("report", help="table and plot of a run that is over")
+    report.add_argument("dir", type=Path)
+    report.set_defaults(command=_report)
+    listed = commands.add_parser("scenarios", help="the scenarios that come with the harness")
+    listed.set_defaults(command=_scenarios)
+    return parser
+
+
+def _scenario_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("scenario", help="a shipped scenario's name, or a .yaml file")
+    parser.add_argument("--nodes", type=int, metavar="N")
+    parser.add_argument("--rounds", type=int, metavar="T")
+    parser.add_argument("--seed", type=int)
+    parser.add_argument(
+        "--set", action="append", default=[], dest="overrides", metavar="SECTION.KEY=VALUE", help="win over the file"
+    )
+
+
+def _resolve(args: argparse.Namespace) -> Scenario:
+    given = {name: getattr(args, name) for name in ("nodes", "rounds", "seed")}
+    flags = [f"{name}={value}" for name, value in given.items() if value is not None]
+    return load_scenario(args.scenario, [*args.overrides, *flags])
+
+
+def _live(args: argparse.Namespace) -> int:
+    return _run(_resolve(args), args.broker, args.out)
+
+
+def _run(scenario: Scenario, broker: str, out: Path) -> int:
+    from sim_harness.live import run_live
+    from sim_harness.report import show_report
+
+    console = Console()
+    console.print(f"{scenario.nodes} agents, {scenario.rounds} rounds, {scenario.policy.name}; files in {out}")
+    values = run_live(scenario, broker, out, console)
+    show_report(out, console)
+    over = values["budget"]["overspent_nodes"]
+    if over:
+        raise AgentError(f"over budget: {', '.join(over)}; see {out / 'rounds.csv'}")
+    return 0
+
+
+def _demo(args: argparse.Namespace) -> int:
+    scenario = load_scenario("demo", args.overrides)
+    _make_room(args.out)
+    return _run(scenario, args.broker, args.out)
+
+
+def _make_room(out: Path) -> None:
+    """Remove what an earlier demo left in `out`, and nothing else."""
+    if not out.exists() or not any(out.iterdir()):
+        return
+    try:
+        former = load_scenario(str(out / "scenario.yaml")).name
+    except ConfigError:
+        former = ""
+    if former != "demo":
+        raise ConfigError(f"--out {out}: there is something in it that no demo wrote; give a new folder")
+    shutil.rmtree(out)
+
+
+def _report(args: argparse.Namespace) -> None:
+    from sim_harness.report import show_report
+
+    show_report(args.dir, Console())
+
+
+def _scenarios(_args: argparse.Namespace) -> None:
+    table = Table("name", "nodes", "rounds", "policy", "about")
+    for name in shipped():
+        scenario = load_scenario(name)
+        table.add_row(name, str(scenario.nodes), str(scenario.rounds), scenario.policy.name, scenario.about)
+    Console().print(table)
+
+
+def _plan(args: argparse.Namespace) -> None:
+    values = plan(_resolve(args))
+    if args.json:
+        print(json.dumps(values, indent=2))
+    else:
+        _print_plan(values, Console())
+
+
+def _print_plan(values: dict[str, Any], console: Console) -> None:
+    energy, rounds = values["energy_wh"], values["training_rounds"]
+    console.print(
+        f"{values['scenario']}: {values['nodes']} nodes, T={values['rounds']}, {values['policy']}, "
+        f"{values['schedule']['training_slots']} training rounds in the schedule, workload {values['workload']}"
+    )
+    table = Table("", "this seed", "expected", "at most", "D-PSGD")
+    table.add_row("training rounds", *(f"{rounds[key]:.0f}" for key in ("total", "expected", "max")), "")
+    table.add_row("training energy, Wh", *(f"{energy[key]:.2f}" for key in ("total", "expected", "max", "d_psgd")))
+    console.print(table)
+    devices = Table("device", "budget, rounds", "p", "training rounds of one node")
+    for name, probability in values["probability"].items():
+        own = rounds["per_device"][name]
+        devices.add_row(name, str(values["budget_rounds"][name]), f"{probability:.4f}", f"{own:g}")
+    console.print(devices)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

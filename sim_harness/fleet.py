@@ -1,0 +1,153 @@
+"""A fleet laid out on disk: every node's share of the data and its agent.yaml, as a device would have them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import yaml
+
+from agent.config import (
+    AgentConfig,
+    DataSection,
+    DiscoverySection,
+    EnergySection,
+    JournalSection,
+    ModelSection,
+    MqttSection,
+    NodeSection,
+    RunSection,
+)
+from agent.core.types import ModelShape, NodeId
+from agent.errors import ConfigError
+from agent.learning.data import Dataset, check
+from agent.learning.sources import load
+from sim_harness.partition import PARTITIONS
+from sim_harness.scenario import Scenario
+
+LOOPBACK = "127.0.0.1"
+_BASE_S, _PER_NODE_S = 60.0, 6.0
+"""Default deadlines: every trainer process on this machine imports torch in the first round."""
+
+
+@dataclass(frozen=True, slots=True)
+class FleetData:
+    """The fleet's data, dealt out."""
+
+    model: ModelShape
+    shares: tuple[Dataset, ...]
+    """One training set a node, in node order."""
+    test: Dataset
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFiles:
+    """Where one node of a fleet lives."""
+
+    node: NodeId
+    folder: Path
+
+    @property
+    def config(self) -> Path:
+        """Its agent.yaml."""
+        return self.folder / "agent.yaml"
+
+    @property
+    def state(self) -> Path:
+        """Its journal."""
+        return self.folder / "state"
+
+    @property
+    def log(self) -> Path:
+        """What its agent printed."""
+        return self.folder / "agent.log"
+
+
+def load_data(scenario: Scenario) -> FleetData:
+    """Read the scenario's data and deal the training set out; DataError or ConfigError says what does not fit."""
+    data = scenario.data
+    if data.source != "digits" and not data.path:
+        raise ConfigError(f"scenario {scenario.name}: data.source {data.source} needs the data: --set data.path=FILE")
+    shape = scenario.model.input_shape
+    train = load(data.source, data.path, "train", input_shape=shape, layout=data.layout)
+    test = load(data.source, data.path, "test", input_shape=shape, layout=data.layout)
+    classes = scenario.model.classes or int(max(train.y.max(), test.y.max())) + 1
+    channels, height, width = (int(size) for size in train.x.shape[1:])
+    model = ModelShape(scenario.model.name, shape or (channels, height, width), classes)
+    for part in (train, test):
+        check(part, model)
+    parts = PARTITIONS[data.partition.kind](train.y, scenario.nodes, scenario.seed, data.partition.shards)
+    return FleetData(model, tuple(train.take(part) for part in parts), test)
+
+
+def lay_out(
+    scenario: Scenario, data: FleetData, folder: Path, fleet: str, broker: tuple[str, int] | None
+) -> list[NodeFiles]:
+    """Write every node's data and configuration under `folder`; without `broker` the agents look for one over mDNS."""
+    test_path = folder / "data" / "test.npz"
+    test_path.parent.mkdir(parents=True)
+    np.savez(test_path, x=data.test.x, y=data.test.y)
+    nodes = []
+    for i, node in enumerate(scenario.node_ids()):
+        files = NodeFiles(node, folder / "nodes" / node)
+        files.folder.mkdir(parents=True)
+        share = data.shares[i]
+        np.savez(files.folder / "data.npz", x=share.x, y=share.y)
+        config = node_config(scenario, i, data.model, files, test_path, fleet, broker)
+        files.config.write_text(yaml.safe_dump(msgspec.to_builtins(config), sort_keys=False), encoding="utf-8")
+        nodes.append(files)
+    return nodes
+
+
+def node_config(  # noqa: PLR0917
+    scenario: Scenario,
+    index: int,
+    model: ModelShape,
+    files: NodeFiles,
+    test_path: Path,
+    fleet: str,
+    broker: tuple[str, int] | None,
+) -> AgentConfig:
+    """Return the configuration of the node with that index."""
+    ids, timing = scenario.node_ids(), scenario.timing
+    seconds = _BASE_S + _PER_NODE_S * scenario.nodes
+    host, port = broker or ("", 1883)
+    return AgentConfig(
+        version=1,
+        node=NodeSection(id=files.node, fleet=fleet, state_dir=str(files.state), runtime_dir=str(files.folder / "run")),
+        run=RunSection(
+            id=scenario.name,
+            rounds=scenario.rounds,
+            seed=scenario.seed,
+            expect_nodes=scenario.nodes,
+            start_timeout_s=timing.start_timeout_s or seconds,
+            round_deadline_s=timing.round_deadline_s or seconds,
+        ),
+        policy=scenario.policy,
+        topology=scenario.topology,
+        model=ModelSection(name=model.name, input_shape=model.input_shape, classes=model.classes),
+        learning=scenario.learning,
+        data=DataSection(
+            source="npz",
+            path=str(files.folder / "data.npz"),
+            layout="nchw",
+            held_out=scenario.data.held_out,
+            test_source="npz",
+            test_path=str(test_path),
+        ),
+        energy=EnergySection(
+            device=scenario.device(index).device,
+            workload=scenario.energy.workload,
+            budget_scale=scenario.energy.budget_scale,
+        ),
+        mqtt=MqttSection(host=host, port=port),
+        discovery=DiscoverySection(
+            mdns=scenario.discovery.mdns,
+            interfaces=(LOOPBACK,),
+            peers=tuple(ids) if scenario.discovery.static else (),
+        ),
+        journal=JournalSection(),
+        evaluation=scenario.evaluation,
+    )

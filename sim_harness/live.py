@@ -1,0 +1,128 @@
+"""A live run: real agents on this machine, against a real broker, from start to summary.json."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from agent.core.wire import HEADER_BYTES, MAX_MESSAGE_BYTES
+from agent.errors import ConfigError
+from agent.network.mdns import advertise_broker
+from sim_harness.agents import Agents
+from sim_harness.brokers import open_broker
+from sim_harness.evidence import (
+    collect,
+    final_accuracy,
+    summary,
+    write_evaluations,
+    write_rounds,
+    write_summary,
+)
+from sim_harness.fleet import LOOPBACK, NodeFiles, lay_out, load_data
+from sim_harness.scenario import Scenario, dump_scenario
+
+_FLEET_CHARACTERS = 31
+
+
+def run_live(scenario: Scenario, broker_kind: str, out: Path, console: Console) -> dict[str, Any]:
+    """Run the scenario with real agents; write its files to `out` (new or empty) and return the summary."""
+    if out.exists() and any(out.iterdir()):
+        raise ConfigError(f"--out {out}: there is something in it already; give a new folder, or remove that one")
+    started, phase_s = time.monotonic(), {}
+    data = load_data(scenario)
+    out.mkdir(parents=True, exist_ok=True)
+    out = out.resolve()
+    (out / "scenario.yaml").write_text(dump_scenario(scenario), encoding="utf-8")
+    with ExitStack() as stack:
+        broker = stack.enter_context(_closing(open_broker(broker_kind, out / "broker")))
+        fleet = f"{scenario.name[: _FLEET_CHARACTERS - 7].rstrip('-')}-{secrets.token_hex(3)}"
+        over_mdns = scenario.discovery.mdns and broker.host == LOOPBACK
+        if over_mdns:
+            stack.enter_context(_closing(advertise_broker(fleet, broker.port, lambda _: True, interfaces=(LOOPBACK,))))
+        address = None if over_mdns else (broker.host, broker.port)
+        nodes = lay_out(scenario, data, out, fleet, address)
+        phase_s["set_up"] = time.monotonic() - started
+        agents = stack.enter_context(_closing(Agents()))
+        agents.start(nodes, scenario.engine.workers)
+        with _progress(console) as progress:
+            watch = _Watch(nodes, scenario.rounds, progress)
+            agents.wait(watch.poll, patience_s=2.0 * _patience_s(nodes[0]))
+        phase_s["run"] = time.monotonic() - started - phase_s["set_up"]
+        counts = broker.counts()
+    evidence = collect(nodes)
+    write_rounds(out / "rounds.csv", evidence)
+    write_evaluations(out / "evaluation.csv", nodes)
+    accuracy = final_accuracy(scenario, data, [node.params for node in evidence])
+    wall_s = time.monotonic() - started
+    phase_s["evaluation"] = wall_s - phase_s["set_up"] - phase_s["run"]
+    chunks = _chunks(len(evidence[0].params))
+    values = summary(scenario, evidence, accuracy, counts, chunks, wall_s, phase_s)
+    write_summary(out / "summary.json", values)
+    return values
+
+
+class _Watch:
+    """Follows the journals of the nodes, and shows how far the fleet is."""
+
+    def __init__(self, nodes: list[NodeFiles], rounds: int, progress: Progress) -> None:
+        self._files = [node.state / "rounds.jsonl" for node in nodes]
+        self._read = [0] * len(nodes)
+        self._progress = progress
+        self._task = progress.add_task("starting the agents", total=rounds * len(nodes))
+        self._last = time.monotonic()
+
+    def poll(self) -> float:
+        """Show the rounds that have ended since the last look; return when (monotonic) one last did."""
+        done = sum(self._new_lines(i) for i in range(len(self._files)))
+        if done:
+            self._last = time.monotonic()
+            self._progress.update(self._task, advance=done, description="rounds of all nodes")
+        return self._last
+
+    def _new_lines(self, index: int) -> int:
+        path = self._files[index]
+        if not path.exists():
+            return 0
+        with path.open("rb") as file:
+            file.seek(self._read[index])
+            new = file.read()
+        self._read[index] += len(new)
+        return new.count(b"\n")
+
+
+def _patience_s(node: NodeFiles) -> float:
+    """Return the longest that one node may take for one step of its run."""
+    from agent.config import load_config
+
+    run = load_config(node.config).run
+    return run.start_timeout_s + run.round_deadline_s
+
+
+def _chunks(n_params: int) -> int:
+    return -(-4 * n_params // (MAX_MESSAGE_BYTES - HEADER_BYTES))
+
+
+def _progress(console: Console) -> Progress:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    return Progress(*columns, console=console)
+
+
+@contextmanager
+def _closing(thing: Any) -> Iterator[Any]:
+    try:
+        yield thing
+    finally:
+        thing.close()

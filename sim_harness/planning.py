@@ -1,0 +1,140 @@
+"""What a schedule costs, told without learning anything: `skiptrain-sim plan`.
+
+`total` is what this very seed will spend: decisions are stateless draws, so the plan takes the same ones as the agents.
+`expected` is the mean over all seeds, computed from the policy's own probabilities; `max` is the most that any seed can
+spend.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from agent.core.budget import Cost, Ledger, Reservation
+from agent.core.participation import POLICIES, Participant
+from agent.core.types import NodeId, RoundKind
+from agent.energy.trace import PublishedRow
+from sim_harness.scenario import Scenario
+
+UJ_PER_WH = 3_600_000_000
+_NEGLIGIBLE = 1e-15
+"""Histories less likely than this do not change any printed digit."""
+
+
+@dataclass(frozen=True, slots=True)
+class DevicePlan:
+    """One type of device: its budget, and the training rounds of one such node."""
+
+    row: PublishedRow
+    limit_uj: int | None
+    budget_rounds: int
+    probability: float
+    """Of training in the node's first training round."""
+    expected_rounds: float
+    max_rounds: int
+
+
+def plan(scenario: Scenario) -> dict[str, Any]:
+    """Return the plan as the JSON of `skiptrain-sim plan --json`; energies in Wh."""
+    devices = {row.device: _device_plan(scenario, i) for i, row in _types(scenario)}
+    nodes = scenario.node_ids()
+    realised = [realised_rounds(scenario, i, node) for i, node in enumerate(nodes)]
+    kinds = [devices[scenario.device(i).device] for i in range(len(nodes))]
+    schedule = scenario.schedule()
+    return {
+        "scenario": scenario.name,
+        "policy": scenario.policy.name,
+        "nodes": scenario.nodes,
+        "rounds": scenario.rounds,
+        "seed": scenario.seed,
+        "workload": scenario.energy.workload,
+        "topology": {"kind": scenario.topology.kind, "degree": scenario.topology_spec().degree},
+        "schedule": {
+            "train_rounds": schedule.train_rounds,
+            "sync_rounds": schedule.sync_rounds,
+            "training_slots": schedule.training_slots(),
+        },
+        "training_rounds": {
+            "total": sum(realised),
+            "expected": sum(kind.expected_rounds for kind in kinds),
+            "max": sum(kind.max_rounds for kind in kinds),
+            "per_device": {name: _mean(realised, kinds, kind) for name, kind in devices.items()},
+        },
+        "energy_wh": {
+            "total": _wh(count * kind.row.cost_uj for count, kind in zip(realised, kinds, strict=True)),
+            "expected": _wh(kind.expected_rounds * kind.row.cost_uj for kind in kinds),
+            "max": _wh(kind.max_rounds * kind.row.cost_uj for kind in kinds),
+            "d_psgd": _wh(scenario.rounds * kind.row.cost_uj for kind in kinds),
+        },
+        "probability": {name: kind.probability for name, kind in devices.items()},
+        "budget_rounds": {name: kind.budget_rounds for name, kind in devices.items()},
+    }
+
+
+def realised_rounds(scenario: Scenario, index: int, node: NodeId) -> int:
+    """Return in how many rounds this node will train: the same decisions as the agent's, energy as in the trace."""
+    who, limit = _participant(scenario, index, node), scenario.limit_uj(index)
+    ledger = Ledger(limit)
+    for round_ in range(scenario.rounds):
+        if who.decide(round_, ledger).train:
+            ledger = ledger.reserve(Reservation("", round_, who.cost.upper_uj)).settle(who.cost.expected_uj)
+    return ledger.windows
+
+
+def _types(scenario: Scenario) -> Iterator[tuple[int, PublishedRow]]:
+    for i in range(min(scenario.nodes, len(scenario.energy.devices))):
+        yield i, scenario.device(i)
+
+
+def _participant(scenario: Scenario, index: int, node: NodeId) -> Participant:
+    cost = scenario.device(index).cost_uj
+    policy, schedule, limit = POLICIES[scenario.policy.name], scenario.schedule(), scenario.limit_uj(index)
+    affordable = None if limit is None else limit // cost
+    return Participant(policy, schedule, scenario.seed, node, Cost(cost, cost), 0, affordable)
+
+
+def _device_plan(scenario: Scenario, index: int) -> DevicePlan:
+    row, limit = scenario.device(index), scenario.limit_uj(index)
+    who = _participant(scenario, index, NodeId("any"))
+    slots = who.schedule.training_slots()
+    expected, most = _distribution(who, limit, scenario.rounds)
+    budget_rounds = row.limit_uj(scenario.energy.budget_scale) // row.cost_uj
+    first = _probability(who, 0, limit) if slots else 0.0
+    return DevicePlan(row, limit, budget_rounds, first, expected, most)
+
+
+def _probability(who: Participant, round_: int, left_uj: int | None) -> float:
+    """Return with what probability a node trains in a training round, given what is left."""
+    if left_uj is not None and left_uj < who.cost.upper_uj:
+        return 0.0
+    return who.policy.probability(who.slot(round_, left_uj))
+
+
+def _distribution(who: Participant, limit_uj: int | None, rounds: int) -> tuple[float, int]:
+    """Return mean and maximum of the number of training rounds, over all draws."""
+    chances, most = {0: 1.0}, 0
+    for round_ in range(rounds):
+        if who.schedule.kind(round_) is not RoundKind.TRAINING:
+            continue
+        later: dict[int, float] = {}
+        for done, chance in chances.items():
+            p = _probability(who, round_, None if limit_uj is None else limit_uj - done * who.cost.expected_uj)
+            for count, part in ((done, chance * (1 - p)), (done + 1, chance * p)):
+                if part > _NEGLIGIBLE:
+                    later[count] = later.get(count, 0.0) + part
+        chances = later
+        most += 1
+    ceiling = most if limit_uj is None else min(most, limit_uj // who.cost.upper_uj)
+    return sum(done * chance for done, chance in chances.items()), ceiling
+
+
+def _mean(realised: list[int], kinds: list[DevicePlan], kind: DevicePlan) -> float:
+    """Return the mean training rounds of the nodes of one type; a whole number where it is one."""
+    own = [count for count, other in zip(realised, kinds, strict=True) if other is kind]
+    mean = sum(own) / len(own)
+    return int(mean) if mean.is_integer() else mean
+
+
+def _wh(amounts_uj: Iterator[float]) -> float:
+    return sum(amounts_uj) / UJ_PER_WH

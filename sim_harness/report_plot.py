@@ -1,0 +1,157 @@
+"""The picture of a run: accuracy, joules against D-PSGD, and who trained when, over the same rounds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from agent.core.types import RoundKind
+from sim_harness.report import EvaluationRow, Run, against_d_psgd, joules, title
+
+_DPI: Final = 100
+_WIDTH_INCHES: Final = 12.0
+_LABELLED_NODES: Final = 40
+
+# The Okabe-Ito palette, which the colour-blind can tell apart too.
+_BLUE, _ORANGE, _VERMILION, _GREY = "#0072B2", "#E69F00", "#D55E00", "#666666"
+_SHADE: Final = "#ECECEC"
+_CELLS: Final = {
+    "no record": "#FFFFFF",
+    "synchronisation round": "#DADADA",
+    "training round, skipped": "#F3D9A4",
+    "trained": _BLUE,
+}
+
+
+def draw(run: Run, path: Path) -> Path:
+    """Draw `run` as a PNG, 1200 pixels wide, and return its path; no state of matplotlib's is touched."""
+    nodes = len(run.summary["per_node"])
+    heat_inches = min(max(1.6, 0.26 * nodes), 5.5)
+    figure = Figure(figsize=(_WIDTH_INCHES, 7.4 + heat_inches), dpi=_DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title(run), fontsize=15, fontweight="bold")
+    accuracy, energy, heat = figure.subplots(3, 1, sharex=True, height_ratios=[3.3, 3.3, heat_inches])
+    _accuracy(accuracy, run)
+    _energy(energy, run)
+    _training(heat, run)
+    heat.set_xlabel("round", fontsize=12)
+    heat.set_xlim(-0.5, run.summary["rounds"] - 0.5)
+    heat.xaxis.set_major_locator(MaxNLocator(nbins=16, integer=True))
+    figure.savefig(path)
+    return path
+
+
+def _accuracy(axes: Axes, run: Run) -> None:
+    """Mean over the nodes with the band from the worst to the best, and the mean on the nodes' own data."""
+    _shade(axes, run)
+    tested = _by_round(run.evaluations, "accuracy")
+    own = _by_round(run.evaluations, "own_accuracy")
+    if own:
+        means = [np.mean(values) for values in own.values()]
+        axes.plot(list(own), means, "--", color=_ORANGE, linewidth=1.6, label="mean on own data")
+    if tested:
+        rounds = list(tested)
+        lows, highs = ([pick(values) for values in tested.values()] for pick in (min, max))
+        axes.fill_between(rounds, lows, highs, color=_BLUE, alpha=0.2, linewidth=0, label="worst to best node")
+        means = [np.mean(values) for values in tested.values()]
+        axes.plot(rounds, means, "o-", color=_BLUE, linewidth=2, markersize=4, label="mean of all nodes")
+    else:
+        axes.text(0.5, 0.5, "nothing was evaluated", ha="center", va="center", transform=axes.transAxes, fontsize=12)
+    axes.set_ylim(0, 1.02)
+    axes.yaxis.set_major_formatter(PercentFormatter(xmax=1))
+    _dress(axes, "Accuracy on the common test set", "top-1 accuracy (%)")
+
+
+def _energy(axes: Axes, run: Run) -> None:
+    """Joules of all nodes after each round, D-PSGD's, and the budget of all nodes."""
+    _shade(axes, run)
+    rounds, d_psgd_j = run.summary["rounds"], run.summary["energy_j"]["d_psgd_equivalent"]
+    spent_j = np.zeros(rounds)
+    for row in run.rounds:
+        spent_j[row.round] += row.energy_j
+    ends = np.arange(-0.5, rounds)
+    limit_j = run.summary["budget"]["limit_j"]
+    scale, unit = (1e-3, "kJ") if max(d_psgd_j, limit_j or 0.0) >= 1e4 else (1.0, "J")
+    axes.plot(ends[[0, -1]], [0, d_psgd_j * scale], "--", color=_GREY, linewidth=1.8, label="D-PSGD")
+    if limit_j is not None:
+        axes.axhline(limit_j * scale, color=_VERMILION, linewidth=1.8, label=f"budget, {joules(limit_j)}")
+    total = np.concatenate([[0.0], np.cumsum(spent_j)]) * scale
+    axes.plot(ends, total, color=_BLUE, linewidth=2.4, label=f"spent, {joules(float(spent_j.sum()))}")
+    axes.set_ylim(bottom=0)
+    _dress(axes, f"Training energy; {against_d_psgd(run.summary)}", f"all nodes, cumulative ({unit})")
+
+
+def _training(axes: Axes, run: Run) -> None:
+    """One cell a node and round: trained, skipped or not a training round."""
+    names = [entry["node"] for entry in run.summary["per_node"]]
+    line = {name: i for i, name in enumerate(names)}
+    cells = np.zeros((len(names), run.summary["rounds"]), dtype=int)
+    for row in run.rounds:
+        in_training_round = row.kind is RoundKind.TRAINING
+        cells[line[row.node], row.round] = 3 if row.trained else 2 if in_training_round else 1
+    edges = "white" if cells.size <= _LABELLED_NODES * 100 else "none"
+    x, y = np.arange(-0.5, cells.shape[1]), np.arange(-0.5, len(names))
+    colours = ListedColormap(list(_CELLS.values()))
+    axes.pcolormesh(x, y, cells, cmap=colours, vmin=-0.5, vmax=3.5, edgecolors=edges, linewidth=0.6)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    if len(names) <= _LABELLED_NODES:
+        axes.set_yticks(range(len(names)), names, fontsize=10)
+    axes.tick_params(length=0)
+    shown = [Patch(facecolor=colour, edgecolor=_GREY, linewidth=0.5, label=name) for name, colour in _CELLS.items()]
+    _dress(axes, "Who trained when", "node", shown if (cells == 0).any() else shown[1:])
+    axes.grid(visible=False)
+
+
+def _dress(axes: Axes, heading: str, label: str, handles: Sequence[Patch] | None = None) -> None:
+    """Give all three panels the same looks: heading on the left, legend above on the right, light frame."""
+    axes.set_title(heading, loc="left", fontsize=12.5, fontweight="bold", pad=28)
+    axes.set_ylabel(label, fontsize=12)
+    axes.tick_params(labelsize=10.5)
+    axes.grid(visible=True, color="#D0D0D0", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    handles = handles if handles is not None else axes.get_legend_handles_labels()[0]
+    axes.legend(
+        handles=handles,
+        loc="lower left",
+        bbox_to_anchor=(0, 1.0),
+        ncols=5,
+        frameon=False,
+        fontsize=10.5,
+        borderaxespad=0.2,
+        borderpad=0,
+    )
+
+
+def _shade(axes: Axes, run: Run) -> None:
+    """Shade the blocks of synchronisation rounds."""
+    label = "synchronisation rounds"
+    for first, last in _blocks(sorted({row.round for row in run.rounds if row.kind is RoundKind.SYNCHRONISATION})):
+        axes.axvspan(first - 0.5, last + 0.5, color=_SHADE, linewidth=0, zorder=0, label=label)
+        label = "_"
+
+
+def _blocks(numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Yield first and last of each run of consecutive numbers."""
+    starts = [number for i, number in enumerate(numbers) if i == 0 or numbers[i - 1] != number - 1]
+    ends = [number for i, number in enumerate(numbers) if i == len(numbers) - 1 or numbers[i + 1] != number + 1]
+    yield from zip(starts, ends, strict=True)
+
+
+def _by_round(rows: Sequence[EvaluationRow], name: str) -> dict[int, list[float]]:
+    """Return the values of one column by round, in ascending order, without the missing ones."""
+    found: dict[int, list[float]] = {}
+    for row in sorted(rows, key=lambda row: row.round):
+        value = getattr(row, name)
+        if value is not None:
+            found.setdefault(row.round, []).append(value)
+    return found

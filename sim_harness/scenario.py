@@ -1,0 +1,189 @@
+"""A scenario: one learning job for a fleet on this machine, in YAML that is checked like a device's configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from importlib import resources
+from typing import Annotated
+
+import msgspec
+import yaml
+from msgspec import Meta
+
+from agent.config import (
+    Count,
+    CountOrNone,
+    EnergySection,
+    EvaluationSection,
+    LearningSection,
+    PolicySection,
+    Seconds,
+    Section,
+    TopologySection,
+    shared_problems,
+)
+from agent.core.participation import POLICIES, effective_schedule
+from agent.core.topology import feasible_degree
+from agent.core.types import NODE_ID, NodeId, Schedule, TopologySpec
+from agent.energy.trace import PublishedRow, published_row
+from agent.errors import ConfigError
+from agent.learning.sources import SOURCES
+from agent.yaml_file import Document, choose
+from sim_harness.partition import PARTITIONS
+
+MAX_NODES = 100_000
+
+
+class PartitionSection(Section, frozen=True, kw_only=True):
+    """How the training data is dealt out; `shards` for `kind: shard`."""
+
+    kind: str = "shard"
+    shards: Count = 2
+
+
+class FleetDataSection(Section, frozen=True, kw_only=True):
+    """The whole fleet's data; each node gets its part of the training set as data of its own."""
+
+    source: str = "digits"
+    path: str = ""
+    layout: str = "auto"
+    held_out: Annotated[float, Meta(ge=0, lt=1)] = 0.1
+    """Share of its own samples that a node tests itself on and never trains on."""
+    partition: PartitionSection = PartitionSection()
+
+
+class FleetModelSection(Section, frozen=True, kw_only=True):
+    """The model; input shape and classes are the data's where they are left out."""
+
+    name: str = "small-cnn"
+    input_shape: tuple[Count, Count, Count] | None = None
+    classes: Annotated[int, Meta(ge=2)] | None = None
+
+
+class FleetEnergySection(Section, frozen=True, kw_only=True):
+    """Published traces: node i has the device i modulo their number; `budget_scale` multiplies each budget's joules."""
+
+    devices: Annotated[tuple[str, ...], Meta(min_length=1)] = (
+        "xiaomi-12-pro",
+        "galaxy-s22-ultra",
+        "oneplus-nord-2",
+        "poco-x3",
+    )
+    workload: str = "cifar10"
+    budget_scale: Annotated[float, Meta(ge=0)] = 1.0
+
+
+class EngineSection(Section, frozen=True, kw_only=True):
+    """How training is done; `live` knows `sequential` in fp32: what a device does."""
+
+    kind: str = "sequential"
+    workers: CountOrNone = 0
+    """Processes that host the agents; 0: one each up to 32 nodes."""
+    precision: str = "fp32"
+
+
+class DiscoverySettings(Section, frozen=True, kw_only=True):
+    """How the agents find each other: over mDNS, or by a list in their configuration."""
+
+    mdns: bool = True
+    static: bool = False
+
+
+class Timing(Section, frozen=True, kw_only=True):
+    """Deadlines; left out, they grow with the number of nodes that share this machine."""
+
+    start_timeout_s: Seconds | None = None
+    round_deadline_s: Seconds | None = None
+
+
+class Scenario(Section, frozen=True, kw_only=True):
+    """One scenario file."""
+
+    version: Annotated[int, Meta(ge=1, le=1)] = 1
+    name: str
+    about: str = ""
+    nodes: Annotated[int, Meta(ge=1, le=MAX_NODES)]
+    rounds: Annotated[int, Meta(ge=1, le=10_000_000)]
+    seed: int = 1
+    policy: PolicySection = PolicySection()
+    topology: TopologySection = TopologySection()
+    data: FleetDataSection = FleetDataSection()
+    model: FleetModelSection = FleetModelSection()
+    learning: LearningSection = LearningSection()
+    energy: FleetEnergySection = FleetEnergySection()
+    evaluation: EvaluationSection = EvaluationSection()
+    engine: EngineSection = EngineSection()
+    discovery: DiscoverySettings = DiscoverySettings()
+    timing: Timing = Timing()
+
+    def node_ids(self) -> list[NodeId]:
+        """Return the nodes' names, in order."""
+        digits = max(3, len(str(self.nodes - 1)))
+        return [NodeId(f"n{i:0{digits}d}") for i in range(self.nodes)]
+
+    def device(self, index: int) -> PublishedRow:
+        """Return the published row of the node with that index."""
+        return published_row(self.energy.workload, self.energy.devices[index % len(self.energy.devices)])
+
+    def limit_uj(self, index: int) -> int | None:
+        """Return a node's budget in microjoules; None where the policy ignores budgets."""
+        if not POLICIES[self.policy.name].obeys_budget:
+            return None
+        return self.device(index).limit_uj(self.energy.budget_scale)
+
+    def schedule(self) -> Schedule:
+        """Return the schedule that the policy follows."""
+        schedule = Schedule(self.policy.train_rounds, self.policy.sync_rounds, self.rounds)
+        return effective_schedule(POLICIES[self.policy.name], schedule)
+
+    def topology_spec(self) -> TopologySpec:
+        """Return the graph's kind and the degree that this number of nodes can have."""
+        topology = self.topology
+        spec = TopologySpec(topology.kind, topology.degree, topology.edges)
+        return TopologySpec(topology.kind, feasible_degree(spec, self.nodes), topology.edges)
+
+
+def shipped() -> dict[str, str]:
+    """Return the shipped scenarios: name -> text of its file."""
+    folder = resources.files("sim_harness").joinpath("scenarios")
+    files = sorted((item for item in folder.iterdir() if item.name.endswith(".yaml")), key=lambda item: item.name)
+    return {item.name.removesuffix(".yaml"): item.read_text(encoding="utf-8") for item in files}
+
+
+def load_scenario(name: str, overrides: Sequence[str] = ()) -> Scenario:
+    """Read a shipped scenario by its name, or a file by its path; ConfigError says what is wrong, and where."""
+    texts = shipped()
+    if name in texts:
+        document = Document(f"{name}.yaml", texts[name], overrides)
+    elif name.endswith((".yaml", ".yml")) or "/" in name:
+        document = Document.read(name, overrides)
+    else:
+        raise ConfigError(f"{choose(name, texts)}; or give the path of a .yaml file")
+    scenario = document.to(Scenario)
+    for where, message in _problems(scenario):
+        raise document.error(where, message)
+    return scenario
+
+
+def dump_scenario(scenario: Scenario) -> str:
+    """Return the resolved scenario as YAML that `load_scenario` reads again."""
+    return yaml.safe_dump(msgspec.to_builtins(scenario), sort_keys=False, allow_unicode=True)
+
+
+def _problems(scenario: Scenario) -> Iterator[tuple[str, str]]:
+    energy = scenario.energy
+    for i, device in enumerate(energy.devices):
+        row = EnergySection(device=device, workload=energy.workload, budget_scale=energy.budget_scale)
+        for where, message in shared_problems(scenario.policy, scenario.topology, scenario.model.name, row):
+            yield (f"$.energy.devices[{i}]" if where == "$.energy" else where), message
+    names = (
+        ("$.data.source", scenario.data.source, list(SOURCES)),
+        ("$.data.partition.kind", scenario.data.partition.kind, list(PARTITIONS)),
+        ("$.engine.kind", scenario.engine.kind, ["sequential"]),
+        ("$.engine.precision", scenario.engine.precision, ["fp32"]),
+    )
+    for where, name, known in names:
+        if name not in known:
+            yield where, choose(name, known)
+    if not NODE_ID.fullmatch(scenario.name):
+        yield "$.name", f"{scenario.name!r} is no name: use a-z, 0-9 and single hyphens inside, at most 31 characters"

@@ -1,0 +1,294 @@
+"""The trainer child, with real processes."""
+
+from __future__ import annotations
+
+import os
+import queue
+import resource
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import agent
+from agent.core.types import ModelShape
+from agent.errors import ContractViolation, TrainingError
+from agent.learning.child import make_trainer
+from agent.learning.factory import describe
+from agent.learning.frames import MAX_PAYLOAD_BYTES, REPLIES, Progress, Train, pack_params, read_frame, write_frame
+from agent.learning.link import how_it_ended
+from agent.learning.trainer import TrainTask
+from agent.learning.worker import TrainerWorker, WorkerConfig
+
+ROOT = Path(agent.__file__).parents[1]
+SHAPE = ModelShape("small-cnn", (1, 8, 8), 10)
+CONFIG = WorkerConfig(model=SHAPE, seed=1, node="a", source="digits", test_source="digits")
+START = describe(SHAPE, 1).initial_params
+TASK = TrainTask(round=2, params=START, seed=5, local_steps=8, batch_size=16, lr=0.1)
+FOREVER = replace(TASK, local_steps=10**9)
+TIMEOUT_S = 60
+
+
+@pytest.fixture(autouse=True)
+def _no_core_files():
+    """Keep children that die of a signal from leaving core files."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_CORE, (soft, hard))
+
+
+@pytest.fixture(scope="module")
+def worker():
+    """Return one worker whose child serves several tests."""
+    worker = TrainerWorker(CONFIG)
+    yield worker
+    worker.close()
+
+
+def answer(submit, *arguments, **named):
+    """Submit a request and wait for its answer."""
+    answers: queue.Queue = queue.Queue()
+    submit(*arguments, done=answers.put, **named)
+    return answers.get(timeout=TIMEOUT_S)
+
+
+def start_endless_training(worker):
+    """Submit a training without end, wait for its first step, and return the queue of its outcome."""
+    outcomes: queue.Queue = queue.Queue()
+    begun = threading.Event()
+    worker.submit_train(FOREVER, outcomes.put, lambda _: begun.set())
+    assert begun.wait(TIMEOUT_S)
+    return outcomes
+
+
+def test_child_and_in_process_agree(worker):
+    """The child trains and evaluates to the same bits as the trainer in this process, and reports each step."""
+    here = make_trainer(CONFIG)
+    steps: list[int] = []
+    there = answer(worker.submit_train, TASK, progress=steps.append)
+    expected = here.train(TASK)
+    assert there.params.tobytes() == expected.params.tobytes()
+    assert (there.loss, there.steps, there.error) == (expected.loss, expected.steps, "")
+    assert steps == list(range(1, 9))
+    assert answer(worker.submit_evaluate, there.params, 100) == here.evaluate(expected.params, 100)
+
+
+def test_requests_are_answered_in_order(worker):
+    """Submitting does not wait; answers come from one thread, in the order of submission."""
+    seen: queue.Queue = queue.Queue()
+    for name in "abc":
+        worker.submit_train(TASK, lambda outcome, name=name: seen.put((name, outcome, threading.current_thread())))
+    got = [seen.get(timeout=TIMEOUT_S) for _ in range(3)]
+    assert [name for name, _, _ in got] == ["a", "b", "c"]
+    assert len({thread for _, _, thread in got}) == 1
+    assert got[0][2] is not threading.current_thread()
+    assert len({outcome.params.tobytes() for _, outcome, _ in got}) == 1
+
+
+def test_stop_ends_between_steps(worker):
+    """Stop ends what is running and what is queued, not what is submitted later."""
+    outcomes = start_endless_training(worker)
+    worker.submit_train(FOREVER, outcomes.put)
+    worker.stop()
+    running, queued = (outcomes.get(timeout=TIMEOUT_S) for _ in range(2))
+    assert running.steps >= 1
+    assert running.error == queued.error == ""
+    assert queued.steps == 0
+    assert queued.params.tobytes() == START.tobytes()
+    assert answer(worker.submit_train, TASK).steps == 8
+
+
+def test_divergence_and_wrong_parameters_are_answers(worker):
+    """NaN and a vector of another model come back as errors with the old params, and the child lives on."""
+    pid = answer(worker.submit_train, TASK) and worker.pid
+    diverged = answer(worker.submit_train, replace(TASK, lr=1e30))
+    assert "lower lr" in diverged.error
+    assert diverged.params is START
+    foreign = answer(worker.submit_train, replace(TASK, params=START[:5]))
+    assert "6186 parameters" in foreign.error
+    assert "6186 parameters" in answer(worker.submit_evaluate, START[:5], 0).error
+    assert worker.pid == pid
+
+
+def test_a_failing_callback_harms_nobody(worker, caplog):
+    """An error in a callback is logged, and the next request is answered."""
+    worker.submit_evaluate(START, 10, lambda _: 1 / 0)
+    assert answer(worker.submit_evaluate, START, 10).error == ""
+    assert "a callback of the trainer failed" in caplog.text
+
+
+def test_child_is_the_first_to_die(worker):
+    """The child asks the kernel to end it rather than the agent when memory runs out."""
+    answer(worker.submit_evaluate, START, 10)
+    assert Path(f"/proc/{worker.pid}/oom_score_adj").read_text().strip() == "800"
+
+
+def test_killed_in_mid_training(worker):
+    """SIGKILL from outside answers all that is open in words, and the next request gets a fresh child."""
+    outcomes = start_endless_training(worker)
+    worker.submit_train(TASK, outcomes.put)
+    pid = worker.pid
+    os.kill(pid, signal.SIGKILL)
+    for outcome in (outcomes.get(timeout=TIMEOUT_S) for _ in range(2)):
+        assert "killed by SIGKILL: out of memory?" in outcome.error
+        assert outcome.params is START
+    assert answer(worker.submit_train, TASK).error == ""
+    assert worker.pid != pid
+
+
+def test_kill_and_go_on(worker):
+    """The agent's own kill is told apart from the kernel's, and a request right after it is served."""
+    outcomes = start_endless_training(worker)
+    pid = worker.pid
+    worker.kill()
+    assert not worker.alive
+    assert answer(worker.submit_evaluate, START, 10).error == ""
+    assert outcomes.get(timeout=TIMEOUT_S).error == "the agent killed the trainer"
+    assert worker.pid != pid
+
+
+def test_illegal_instruction():
+    """The end that a torch build for another CPU meets is named as such; no child runs before the first request."""
+    worker = TrainerWorker(CONFIG)
+    assert not worker.alive
+    answers: queue.Queue = queue.Queue()
+    worker.submit_evaluate(START, 0, answers.put)
+    os.kill(worker.pid, signal.SIGILL)
+    assert "SIGILL: this torch build does not fit this CPU" in answers.get(timeout=TIMEOUT_S).error
+    worker.close()
+
+
+def test_close_answers_and_is_final():
+    """Closing ends the child in mid-work, answers what is open, and refuses what comes later."""
+    worker = TrainerWorker(CONFIG)
+    answers: queue.Queue = queue.Queue()
+    worker.submit_evaluate(START, 0, answers.put)
+    worker.close()
+    assert answers.get(timeout=TIMEOUT_S).error == "the agent closed the trainer"
+    assert worker.pid is None
+    with pytest.raises(ContractViolation):
+        worker.submit_evaluate(START, 0, answers.put)
+    worker.close()
+
+
+@pytest.mark.parametrize(
+    ("status", "words"), [(3, "exited with status 3"), (-11, "ended by SIGSEGV"), (-50, "ended by signal 50")]
+)
+def test_other_ends(status, words):
+    """Any other end is said with its number or name."""
+    assert words in how_it_ended(status)
+
+
+def test_child_ends_with_its_parent():
+    """When stdin closes, as it does when the parent dies, the child ends although a training is going on."""
+    command = [sys.executable, "-m", "agent.learning.worker"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT) as child:
+        write_frame(child.stdin, CONFIG)
+        write_frame(child.stdin, Train(1, 0, 5, 10**9, 16, 0.1), pack_params(START))
+        assert REPLIES.decode(read_frame(child.stdout)[0]) == Progress(1, 1)
+        child.stdin.close()
+        while read_frame(child.stdout):
+            pass
+        assert child.wait(TIMEOUT_S) == 0
+
+
+def test_a_user_s_noisy_model(tmp_path, monkeypatch):
+    """A factory from PYTHONPATH is described and trained in the child; prints, raw writes and input() break nothing."""
+    tmp_path.joinpath("noisy.py").write_text(
+        textwrap.dedent("""
+            import os, sys
+            from torch import nn
+            print("imported")
+            class Noisy(nn.Module):
+                def __init__(self, classes):
+                    super().__init__()
+                    self.last = nn.Linear(64, classes)
+                def forward(self, x):
+                    print("forward")
+                    os.write(1, b"raw")
+                    assert sys.stdin.read() == ""
+                    if self.training and len(x) == 3:
+                        sys.exit(4)
+                    return self.last(x.flatten(1))
+            def make(input_shape, classes):
+                return Noisy(classes)
+        """)
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    x = np.zeros((5, 8, 8), dtype=np.uint8)
+    np.savez(tmp_path / "data.npz", x=x, y=np.arange(5))
+    shape = ModelShape("noisy:make", (1, 8, 8), 10)
+    worker = TrainerWorker(
+        WorkerConfig(model=shape, seed=1, node="a", source="npz", path=str(tmp_path / "data.npz"), held_out=0.0)
+    )
+    described = answer(worker.submit_describe)
+    assert (described.error, described.info.n_params) == ("", 650)
+    start = described.info.initial_params
+    assert start.size == 650
+    assert answer(worker.submit_describe) == described
+    outcome = answer(worker.submit_train, replace(TASK, params=start, batch_size=1000, local_steps=2))
+    assert (outcome.error, outcome.steps) == ("", 2)
+    outcome = answer(worker.submit_train, replace(TASK, params=start, batch_size=3))
+    assert "SystemExit: 4" in outcome.error
+    worker.close()
+
+
+def test_what_cannot_be_loaded_is_an_answer(tmp_path):
+    """Missing data are said in each answer, and used once they are there."""
+    path = tmp_path / "data.npz"
+    worker = TrainerWorker(WorkerConfig(model=SHAPE, seed=1, node="a", source="npz", path=str(path)))
+    assert "correct data.path" in answer(worker.submit_train, TASK).error
+    np.savez(path, x=np.zeros((5, 8, 8), dtype=np.uint8), y=np.arange(5))
+    assert answer(worker.submit_train, TASK).error == ""
+    worker.close()
+
+
+def test_broken_frames_are_refused(tmp_path):
+    """A frame that is cut off or claims too much is an error before memory is taken for it."""
+    file = tmp_path / "frames"
+    with file.open("wb") as stream:
+        write_frame(stream, Progress(1, 2), b"abcd")
+    whole = file.read_bytes()
+    huge = whole[:4] + (MAX_PAYLOAD_BYTES + 1).to_bytes(8, "little") + whole[12:]
+    for content in (whole[:5], whole[:-1], whole[:14], huge, b"\xff" * 12):
+        file.write_bytes(content)
+        with file.open("rb") as stream, pytest.raises(TrainingError, match="frame"):
+            read_frame(stream)
+    file.write_bytes(whole)
+    with file.open("rb") as stream:
+        header, payload = read_frame(stream)
+        assert (REPLIES.decode(header), payload) == (Progress(1, 2), b"abcd")
+        assert read_frame(stream) is None
+
+
+def test_torch_stays_out_of_the_agent():
+    """All of agent.learning, numpy-only work and a child's whole life leave torch out of the agent's own process."""
+    script = """
+        import importlib, pkgutil, queue, sys
+        import agent.learning
+        for module in pkgutil.iter_modules(agent.learning.__path__, "agent.learning."):
+            importlib.import_module(module.name)
+        from agent.core.types import ModelShape
+        from agent.learning import data, factory, sources, trainer, worker
+        shape = ModelShape("gn-lenet", (1, 8, 8), 10)
+        start = factory.describe(shape, 1).initial_params
+        data.check(data.hold_out(sources.load("digits"), 0.1, 1, "a")[0], shape)
+        next(trainer.batches(1, 0, 9, 4))
+        config = worker.WorkerConfig(model=shape, seed=1, node="a", source="digits")
+        child, answers = worker.TrainerWorker(config), queue.Queue()
+        child.submit_evaluate(start, 10, answers.put)
+        assert answers.get(timeout=60).error == ""
+        child.close()
+        found = {"torch", "PIL", "sklearn", "agent.config", "agent.daemon", "agent.energy", "agent.network"}
+        print(sorted(found & set(sys.modules)))
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.stdout.strip(), done.stderr) == ("[]", "")
