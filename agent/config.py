@@ -20,8 +20,9 @@ from agent.learning.model import MODELS
 from agent.learning.sources import SOURCES
 from agent.yaml_file import Document, choose
 
-Count = Annotated[int, Meta(ge=1)]
-CountOrNone = Annotated[int, Meta(ge=0)]
+Count = Annotated[int, Meta(ge=1, le=1_000_000_000)]
+CountOrNone = Annotated[int, Meta(ge=0, le=1_000_000_000)]
+Seed = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Seconds = Annotated[float, Meta(gt=0, le=86_400 * 365)]
 Port = Annotated[int, Meta(ge=1, le=65_535)]
 Edge = tuple[str, str]
@@ -45,7 +46,7 @@ class RunSection(Section, frozen=True, kw_only=True):
 
     id: str
     rounds: Annotated[int, Meta(ge=1, le=10_000_000)]
-    seed: int = 1
+    seed: Seed = 1
     roster: tuple[str, ...] = ()
     """Who belongs to the run; left out: `discovered`, whoever is there when `expect_nodes` are."""
     expect_nodes: CountOrNone = 0
@@ -77,7 +78,7 @@ class ModelSection(Section, frozen=True, kw_only=True):
     name: str = "small-cnn"
     input_shape: tuple[Count, Count, Count]
     """Channels, height, width."""
-    classes: Annotated[int, Meta(ge=2)]
+    classes: Annotated[int, Meta(ge=2, le=1_000_000_000)]
 
 
 class LearningSection(Section, frozen=True, kw_only=True):
@@ -121,6 +122,8 @@ class MqttSection(Section, frozen=True, kw_only=True):
     username: str = ""
     password_file: str = ""
     keepalive_s: Annotated[int, Meta(ge=5, le=3600)] = 60
+    answer_timeout_s: Seconds = 5.0
+    """How long a broker may take to answer MQTT 5 before 3.1.1 is tried: some never answer what they do not speak."""
     max_message_bytes: Annotated[int, Meta(ge=HEADER_BYTES + 1024)] = MAX_MESSAGE_BYTES
 
 

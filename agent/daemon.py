@@ -10,7 +10,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import singledispatchmethod
 from pathlib import Path
@@ -24,7 +24,7 @@ from agent.core.round_state import MachineConfig
 from agent.core.types import RoundRecord
 from agent.core.wire import Format
 from agent.energy.meter import METERS, Meter
-from agent.errors import ContractViolation, JournalError
+from agent.errors import ConfigError, ContractViolation, JournalError
 from agent.journal import EvaluationRecord, Journal, Recovered
 from agent.learning.factory import ModelInfo
 from agent.learning.trainer import Evaluation
@@ -36,8 +36,8 @@ from agent.training import AsyncTrainer, TrainingAnswered, TrainingWindow
 
 _log = logging.getLogger(__name__)
 
-IDLE_WAIT_S = 5.0
-"""Longest wait for the mailbox, so that systemd's watchdog hears of a daemon that has nothing to do."""
+STATUS_EVERY_S = 1.0
+"""How old the status page may get; also the longest wait for the mailbox, so that systemd hears of an idle daemon."""
 LAST_EVALUATIONS_S = 60.0
 """How long a finished run waits for evaluations that are still being made."""
 
@@ -70,26 +70,39 @@ class Daemon:
         *,
         notifier: Notifier | None = None,
         clock: Callable[[], float] = time.monotonic,
+        meter: Meter | None = None,
     ) -> None:
-        """Open the journal and take up where it ends; raises JournalError, EnergyError, ConfigError."""
+        """Open the journal and take up where it ends; raises JournalError, EnergyError, ConfigError.
+
+        Without `meter` it is the one that the configuration names.
+        """
         self._config, self._trainer, self._clock = config, trainer, clock
         self._mailbox = mailbox
         self._notifier = notifier or Notifier({})
-        self._meter: Meter = METERS[config.energy.source](config.energy_settings())
-        self.journal = Journal(Path(config.node.state_dir))
-        self._runtime = Path(config.node.runtime_dir)
-        self._runtime.mkdir(parents=True, exist_ok=True)
-        self.machine = self._restore(model)
-        self._window = TrainingWindow(trainer, self._meter, config.learning, mailbox.post_own)
-        run = config.descriptor()
-        form = Format(run.digest(), model.schema_hash, model.n_params)
+        self._meter: Meter = meter or METERS[config.energy.source](config.energy_settings())
+        self._runtime = _runtime_folder(config.node.runtime_dir)
+        form = Format(config.descriptor().digest(), model.schema_hash, model.n_params)
         self._reach = Reach(config, form, mailbox.post, make_transport)
+        self._window = TrainingWindow(trainer, self._meter, config.learning, mailbox.post_own)
+        self._wait_s = min(STATUS_EVERY_S, self._notifier.watchdog_period_s or STATUS_EVERY_S)
         self._evaluating = 0
         self._finished = ""
+        self._status_due = 0.0
+        self._stopping = False
+        self._status_failed = False
+        self.journal = Journal(Path(config.node.state_dir))
+        try:
+            self.machine = self._restore(model)
+        except BaseException:
+            self.journal.close()
+            raise
 
     def run(self) -> str:
         """Drive the machine to its end; return why it ended."""
-        try:
+        with ExitStack() as stack:
+            stack.callback(self.journal.close)
+            stack.callback(self._trainer.close)
+            stack.callback(self._say_goodbye)
             self._reach.start()
             self._handle(ev.Started())
             self._notifier.ready(f"run {self._config.run.id}: waiting for the fleet")
@@ -97,17 +110,16 @@ class Daemon:
                 self._step()
             self._wait_for_evaluations()
             return self._finished
-        finally:
-            self._notifier.stopping(self._finished or "failed")
-            with suppress(OSError):
-                self._write_status()
-            self._reach.close(self._finished or "failed")
-            self._trainer.close()
-            self.journal.close()
 
     def stop(self, reason: str) -> None:
         """Ask the daemon to end cleanly; from any thread, or from a signal handler's thread."""
         self._mailbox.post_own(StopAsked(reason))
+
+    def _say_goodbye(self) -> None:
+        reason = self._finished or "failed"
+        self._notifier.stopping(reason)
+        self._write_status()
+        self._reach.close(reason)
 
     # --- start
 
@@ -148,13 +160,15 @@ class Daemon:
 
     def _step(self) -> None:
         """Hand in one item, or the deadline when it has passed."""
+        self._notifier.watchdog()
         deadline, now = self.machine.deadline, self._clock()
+        if now >= self._status_due:
+            self._write_status()
+            self._status_due = self._clock() + STATUS_EVERY_S
         if deadline is not None and now >= deadline:
             self._handle(ev.DeadlineReached())
             return
-        wait = IDLE_WAIT_S if deadline is None else min(IDLE_WAIT_S, deadline - now)
-        item = self._mailbox.take(wait)
-        self._notifier.watchdog()
+        item = self._mailbox.take(self._wait_s if deadline is None else min(self._wait_s, deadline - now))
         if item is not None:
             self._take(item)
 
@@ -166,6 +180,7 @@ class Daemon:
 
     @_take.register
     def _take_stop(self, item: StopAsked) -> None:
+        self._stopping = True
         self._handle(ev.StopRequested(item.reason))
 
     @_take.register
@@ -183,17 +198,16 @@ class Daemon:
             self.journal.append_evaluation(record)
 
     def _handle(self, event: ev.Event) -> None:
-        before = (self.machine.round, self.machine.phase)
         for effect in self.machine.handle(event, self._clock()):
             self._do(effect)
-        if (self.machine.round, self.machine.phase) != before or isinstance(event, ev.PeersChanged):
-            self._write_status()
 
     def _wait_for_evaluations(self) -> None:
+        """Wait for what a finished run still evaluates; who asks to stop has no time for that."""
         until = self._clock() + LAST_EVALUATIONS_S
-        while self._evaluating and self._clock() < until:
-            item = self._mailbox.take(until - self._clock())
-            if isinstance(item, Evaluated):
+        while self._evaluating and not self._stopping and self._clock() < until:
+            self._notifier.watchdog()
+            item = self._mailbox.take(self._wait_s)
+            if isinstance(item, Evaluated | StopAsked):
                 self._take(item)
 
     @contextmanager
@@ -267,7 +281,12 @@ class Daemon:
         self._notifier.status(
             f"round {status.round}/{status.rounds} {status.phase}, {status.peers_online} peers, {status.decision}"
         )
-        write_status(self._runtime, status)
+        try:
+            write_status(self._runtime, status)
+        except OSError as error:
+            if not self._status_failed:
+                _log.warning("%s: the status page cannot be written: %s", self._runtime, error.strerror)
+            self._status_failed = True
 
     def status(self) -> Status:
         """Return what the agent is doing now."""
@@ -299,6 +318,15 @@ class Daemon:
                 for view in self._reach.peers(now)
             ),
         )
+
+
+def _runtime_folder(path: str) -> Path:
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"node.runtime_dir {path}: cannot be made: {error.strerror}") from None
+    return folder
 
 
 def one_line(record: RoundRecord) -> str:

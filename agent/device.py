@@ -67,6 +67,7 @@ def mqtt_transport(config: AgentConfig, mailbox: Mailbox) -> TransportMaker:
             host,
             port,
             keepalive_s=mqtt.keepalive_s,
+            answer_timeout_s=mqtt.answer_timeout_s,
             username=mqtt.username or None,
             password=password,
             expiry_s=max(1, int(2 * run.round_deadline_s)),
@@ -83,6 +84,8 @@ def open_daemon(config: AgentConfig, notifier: Notifier | None = None, trainer: 
     try:
         info = model_info(config, worker)
         make = mqtt_transport(config, mailbox)
+        if trainer is not None:
+            worker.close()
         return Daemon(config, info, trainer or worker, make, mailbox, notifier=notifier)
     except BaseException:
         worker.close()
@@ -94,3 +97,5 @@ def _password(path: str) -> str:
         return Path(path).read_text(encoding="utf-8").strip()
     except OSError as error:
         raise ConfigError(f"mqtt.password_file {path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"mqtt.password_file {path}: this is not text in UTF-8") from None

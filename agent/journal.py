@@ -1,9 +1,9 @@
 """What a device must not forget: the state (round, decision, ledger), the model, and the records of its rounds.
 
 State and model are each kept in two generations, written in turn: to a temporary file, fsync, rename, fsync of the
-folder. A file begins with one line of text: magic, format, name, generation, length and SHA-256 of the rest. The newest
-whole generation counts; where the newest on disk is damaged, the one before is taken and a warning says so.
-docs/journal.md states the bytes written in a round.
+folder. A file begins with one line of text: magic, format, name, generation, length, and the SHA-256 of name,
+generation and what follows. The newest whole generation counts; where the newest on disk is damaged, the one before is
+taken and a warning says so. docs/journal.md states the bytes written in a round.
 """
 
 from __future__ import annotations
@@ -14,13 +14,15 @@ import os
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 
 import msgspec
 import numpy as np
 
 from agent.core.types import Params, RoundRecord, Snapshot
 from agent.errors import JournalError
+
+T = TypeVar("T")
 
 FORMAT = 1
 _MAGIC = "skiptrain-journal"
@@ -39,20 +41,26 @@ class Found:
     damaged: bool
 
 
+class _DamagedError(JournalError):
+    """Something was written, and nothing of it can be read."""
+
+
 class Generations:
     """One named value in two files, of which a crash can only ever hurt the one being written."""
 
     def __init__(self, folder: Path, name: str, max_bytes: int) -> None:
         self._folder, self._name, self._max_bytes = folder, name, max_bytes
-        self._generation = 0
+        self._generation: int | None = None
 
     def _path(self, generation: int) -> Path:
         return self._folder / f"{self._name}.{generation % 2}"
 
     def write(self, body: bytes) -> int:
-        """Make `body` durable as the next generation; return the bytes written. Raises OSError."""
-        generation = self._generation + 1
-        digest = hashlib.sha256(body).hexdigest()
+        """Make `body` durable as the next generation; return the bytes written. Raises OSError, JournalError."""
+        if self._generation is None:
+            self.read()
+        generation = (self._generation or 0) + 1
+        digest = _digest(self._name, generation, body)
         head = f"{_MAGIC} {FORMAT} {self._name} {generation} {len(body)} {digest}\n".encode()
         temporary = self._folder / f"{self._name}.tmp"
         with temporary.open("wb") as file:
@@ -70,15 +78,13 @@ class Generations:
 
         JournalError: both are damaged, or one was written in a newer format.
         """
+        self._generation = 0
         paths = [path for path in (self._path(0), self._path(1)) if path.exists()]
         whole = [found for found in map(self._parse, paths) if found is not None]
         if not paths:
             return None
         if not whole:
-            raise JournalError(
-                f"{paths[0].parent}: {' and '.join(path.name for path in paths)} are damaged, and with them what this "
-                "device has spent; restore a backup, or move the folder away to begin with a new ledger"
-            )
+            raise _DamagedError(f"{self._folder}: {' and '.join(path.name for path in paths)}: nothing whole is left")
         generation, body = max(whole)
         self._generation = generation
         return Found(generation, body, damaged=len(whole) < len(paths))
@@ -86,18 +92,16 @@ class Generations:
     def _parse(self, path: Path) -> tuple[int, bytes] | None:
         try:
             with path.open("rb") as file:
-                head, body = file.readline(_HEAD_BYTES), file.read(self._max_bytes + 1)
-            magic, format_, name, generation, length, digest = head.decode().split()
-        except (ValueError, OSError):
+                head, body = file.readline(_HEAD_BYTES).decode("ascii").split(), file.read(self._max_bytes + 1)
+            if head[:1] == [_MAGIC] and int(head[1]) > FORMAT:
+                raise JournalError(
+                    f"{path}: written by a newer release (format {head[1]}); update this one, or move it away"
+                )
+            name, generation, length, digest = head[2], int(head[3]), int(head[4]), head[5]
+        except (ValueError, IndexError, OSError):
             return None
-        if magic == _MAGIC and format_.isdigit() and int(format_) > FORMAT:
-            raise JournalError(
-                f"{path}: written by a newer release (format {format_}); update this one, or move it away"
-            )
-        whole = (magic, name, length) == (_MAGIC, self._name, str(len(body)))
-        if not whole or hashlib.sha256(body).hexdigest() != digest or not generation.isdigit():
-            return None
-        return int(generation), body
+        whole = head[:2] == [_MAGIC, str(FORMAT)] and (name, length) == (self._name, len(body))
+        return (generation, body) if whole and digest == _digest(name, generation, body) else None
 
 
 class EvaluationRecord(msgspec.Struct, frozen=True):
@@ -151,7 +155,11 @@ class Journal:
     def recover(self) -> Recovered:
         """Return what is there; JournalError when the ledger cannot be known."""
         warnings = []
-        state, model = self._state.read(), self._read_model()
+        state, model = self._read_state(), None
+        try:
+            model = self._model.read()
+        except _DamagedError as error:  # a lost model is no lost joule
+            warnings.append(f"{error}; going on from the run's first weights")
         snapshot = None
         if state is not None:
             try:
@@ -167,11 +175,14 @@ class Journal:
         number, params = (-1, None) if model is None else _unpack_model(model.body)
         return Recovered(snapshot, number, params, tuple(warnings), state_lost=state is not None and state.damaged)
 
-    def _read_model(self) -> Found | None:
-        """Return the newest whole model; a lost model is no lost joule, so that a run can go on from its start."""
-        with suppress(JournalError):
-            return self._model.read()
-        return None
+    def _read_state(self) -> Found | None:
+        try:
+            return self._state.read()
+        except _DamagedError as error:
+            raise JournalError(
+                f"{error}, so that what this device has spent is unknown; restore a backup, or move the folder away to "
+                "begin with a new ledger"
+            ) from None
 
     def save_state(self, snapshot: Snapshot) -> None:
         """Make the state durable before returning; OSError when the disk does not take it."""
@@ -218,7 +229,8 @@ class _Lines:
 
     def close(self) -> None:
         if self._file is not None:
-            self._file.close()
+            with suppress(OSError):  # a line that the disk did not take: `append` has said so
+                self._file.close()
 
 
 def _end_torn_line(path: Path) -> None:
@@ -239,19 +251,36 @@ def _unpack_model(body: bytes) -> tuple[int, Params]:
 
 def read_records(folder: Path) -> list[RoundRecord]:
     """Return the records that a journal folder holds, oldest first; for reports, without locking."""
-    lines: list[bytes] = []
-    for name in ("rounds.jsonl.1", "rounds.jsonl"):
-        with suppress(FileNotFoundError):
-            lines += (folder / name).read_bytes().splitlines()
-    return [msgspec.json.decode(line, type=RoundRecord) for line in lines]
+    return _read_lines(folder, "rounds", RoundRecord)
 
 
 def read_evaluations(folder: Path) -> list[EvaluationRecord]:
     """Return the evaluations that a journal folder holds, oldest first; for reports, without locking."""
-    with suppress(FileNotFoundError):
-        lines = (folder / "evaluations.jsonl").read_bytes().splitlines()
-        return [msgspec.json.decode(line, type=EvaluationRecord) for line in lines]
-    return []
+    return _read_lines(folder, "evaluations", EvaluationRecord)
+
+
+def _read_lines(folder: Path, name: str, type_: type[T]) -> list[T]:
+    """Return what the whole lines say; a last line without its end is being written, or was torn by a power cut."""
+    found: list[T] = []
+    for path in (folder / f"{name}.jsonl.1", folder / f"{name}.jsonl"):
+        with suppress(FileNotFoundError):
+            lines = path.read_bytes().split(b"\n")[:-1]
+            found += [_parse_line(path, number, line, type_) for number, line in enumerate(lines, 1)]
+    return found
+
+
+def _parse_line(path: Path, number: int, line: bytes, type_: type[T]) -> T:
+    try:
+        return msgspec.json.decode(line, type=type_)
+    except msgspec.MsgspecError as error:
+        raise JournalError(f"{path}:{number}: damaged: {error}; remove that line") from None
+
+
+def _digest(name: str, generation: int, body: bytes) -> str:
+    """Return the SHA-256 that tells one generation of one file from all others."""
+    digest = hashlib.sha256(f"{name} {generation}\n".encode())
+    digest.update(body)
+    return digest.hexdigest()
 
 
 def _fsync_folder(folder: Path) -> None:

@@ -12,6 +12,7 @@ from agent.core import effects as fx
 from agent.core import events as ev
 from agent.core.types import NodeId
 from agent.core.wire import MAX_MESSAGE_BYTES, Assembler, Format, Refused, encode
+from agent.errors import NetworkError
 from agent.network import transport as net
 from agent.network.mdns import BrokerFound, Mdns, PeerFound, PeerLost
 from agent.network.mdns_link import DiscoveryFailed, NameConflict
@@ -70,8 +71,16 @@ class Reach:
 
     def publish(self, effect: fx.PublishUpdate) -> None:
         """Share the node's model of a round."""
-        if self._transport is not None:
-            self._transport.publish(encode(effect.update, self._form, self._max_message))
+        if self._transport is None:
+            return
+        try:
+            chunks = encode(effect.update, self._form, self._max_message)
+        except ValueError as error:
+            raise NetworkError(
+                f"the model does not fit into the broker's messages: {error}; raise the broker's packet size, or "
+                "mqtt.max_message_bytes"
+            ) from None
+        self._transport.publish(chunks)
 
     def peers(self, now: float) -> tuple[PeerView, ...]:
         """Return all nodes that were ever heard of, with each one's sources and their ages."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -11,8 +12,10 @@ from agent.core import effects as fx
 from agent.core import events as ev
 from agent.core.types import Params
 from agent.energy.meter import Meter
-from agent.errors import ContractViolation
+from agent.errors import AgentError, ContractViolation
 from agent.learning.trainer import Evaluation, TrainOutcome, TrainTask
+
+_log = logging.getLogger(__name__)
 
 
 class AsyncTrainer(Protocol):
@@ -89,7 +92,13 @@ class TrainingWindow:
         return ev.TrainingFinished(answered.round, outcome.params, outcome.loss, reading.energy_uj, reading.quality)
 
     def _watch(self, upper_uj: int) -> None:
-        """End the training before its next local step when it has cost what was reserved."""
-        if self._meter.spent_uj() >= upper_uj and not self.stopped_for_energy:
+        """End the training before its next local step when it has cost what was reserved, or when nobody can tell."""
+        if self.stopped_for_energy:
+            return
+        try:
+            self.stopped_for_energy = self._meter.spent_uj() >= upper_uj
+        except AgentError:
+            _log.exception("the energy of a training cannot be watched any more: it ends")
             self.stopped_for_energy = True
+        if self.stopped_for_energy:
             self._trainer.stop()

@@ -17,10 +17,32 @@ T = TypeVar("T")
 
 _PATH_PART = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]")
 _FLOAT = re.compile(r"[-+]?(\d[\d_]*\.?\d*|\.\d+)([eE][-+]?\d+)")
+_PLACE = re.compile(r" - at (?:`key` in )?`(\$[^`]*)`$")
+MAX_BYTES = 1 << 20
+"""No configuration is longer; a longer file is not even parsed."""
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that also takes 1e-3 for the number it is, as YAML 1.2 does."""
+    """SafeLoader that also takes 1e-3 for the number it is, as YAML 1.2 does, and knows no aliases.
+
+    A few aliases of aliases stand for more values than fit into memory.
+    """
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """Refuse aliases where they stand."""
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise yaml.composer.ComposerError(None, None, "aliases are not taken here: write the value out", mark)
+        return super().compose_node(parent, index)
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """Say where a value is that is not what its form or its tag promises, such as the date 2024-99-99."""
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError):
+            kind = node.tag.rpartition(":")[2]
+            problem = f"this is no {kind}; put quotes around a text"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from None
 
 
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
@@ -33,18 +55,8 @@ class Document:
         """Parse `text`; `overrides` are `a.b=value` settings that win over the file. Raises ConfigError."""
         self.name = name
         self._overridden: dict[str, str] = {}
-        try:
-            self._node = yaml.compose(text, Loader=_Loader)
-            self._refuse_double_keys(self._node)
-            self.data: Any = yaml.load(text, Loader=_Loader) or {}  # noqa: S506  it is a SafeLoader
-        except yaml.MarkedYAMLError as error:
-            mark = error.problem_mark or error.context_mark
-            where = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
-            raise ConfigError(f"{name}{where}: {error.problem or 'this is not YAML'}") from None
-        except yaml.YAMLError as error:
-            raise ConfigError(f"{name}: this is not YAML: {' '.join(str(error).split())}") from None
-        except RecursionError:
-            raise ConfigError(f"{name}: nested too deeply to be a configuration") from None
+        self._node, data = _parse(name, text)
+        self.data: Any = {} if data is None else data
         for setting in overrides:
             self._override(setting)
 
@@ -52,7 +64,8 @@ class Document:
     def read(cls, path: str | Path, overrides: Sequence[str] = ()) -> Document:
         """Read a file; ConfigError when that cannot be done."""
         try:
-            text = Path(path).read_text(encoding="utf-8")
+            with Path(path).open("rb") as file:
+                text = file.read(MAX_BYTES + 1).decode("utf-8-sig")
         except OSError as error:
             raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
         except UnicodeDecodeError:
@@ -64,53 +77,54 @@ class Document:
         try:
             return msgspec.convert(self.data, type_, strict=True)
         except msgspec.ValidationError as error:
-            message, _, path = str(error).partition(" - at `")
-            raise self.error(path.rstrip("`") or "$", message) from None
+            message, place = str(error), _PLACE.search(str(error))
+            if place is None:
+                raise self.error("$", message) from None
+            raise self.error(place[1], message[: place.start()]) from None
 
     def error(self, path: str, message: str) -> ConfigError:
         """Return a ConfigError that points at `path` (`$.mqtt.port`) of this file, or at the setting that made it."""
-        unknown = re.search(r"unknown field `([^`]*)`", message)
-        if unknown:
-            path = f"{path}.{unknown[1]}"
-            message = f"unknown key `{unknown[1]}`"
+        unknown = re.search(r"unknown field `(.*)`$", message, re.DOTALL)
         missing = re.search(r"missing required field `([^`]*)`", message)
+        if unknown:
+            message = f"unknown key `{' '.join(unknown[1].split())}`"
         if missing:
             message = f"the key `{missing[1]}` is missing here"
-        where = path.removeprefix("$.")
-        for key, setting in self._overridden.items():
-            if where == key or where.startswith(f"{key}."):
+        line, column, found = self._mark(path, unknown[1] if unknown else "")
+        where = ".".join(filter(None, [path.removeprefix("$").removeprefix("."), unknown[1] if unknown else ""]))
+        for key, setting in reversed(self._overridden.items()):
+            inside = where == key or where.startswith((f"{key}.", f"{key}["))
+            if inside or (not found and key.startswith(f"{where}.")):
                 return ConfigError(f"--set {setting}: {message} (at {where})")
-        mark = self._mark(path)
-        suffix = "" if where == "$" else f" (at {where})"
-        return ConfigError(f"{self.name}:{mark[0]}:{mark[1]}: {message}{suffix}")
+        suffix = f" (at {' '.join(where.split())})" if where else ""
+        return ConfigError(f"{self.name}:{line}:{column}: {message}{suffix}")
 
-    def _mark(self, path: str) -> tuple[int, int]:
-        """Return line and column, from 1, of the deepest part of `path` that the file has."""
+    def _mark(self, path: str, key: str) -> tuple[int, int, bool]:
+        """Return line and column, from 1, of the deepest part of `path` in the file, and whether that is all of it.
+
+        `key` comes below `path`, and may be any text.
+        """
         node, line, column = self._node, 1, 1
-        for key, index in _PATH_PART.findall(path):
+        for name, index in [*_PATH_PART.findall(path), *([(key, "")] if key else [])]:
             if isinstance(node, yaml.MappingNode):
-                found = [(k, v) for k, v in node.value if k.value == key]
+                found = [(k, v) for k, v in node.value if k.value == name]
                 if not found:
-                    break
-                mark = found[0][0].start_mark
-                node = found[0][1]
+                    return line, column, False
+                mark, node = found[0][0].start_mark, found[0][1]
             elif isinstance(node, yaml.SequenceNode) and index and int(index) < len(node.value):
                 node = node.value[int(index)]
                 mark = node.start_mark
             else:
-                break
+                return line, column, False
             line, column = mark.line + 1, mark.column + 1
-        return line, column
+        return line, column, True
 
     def _override(self, setting: str) -> None:
         key, equals, value = setting.partition("=")
         names = key.split(".")
         if not equals or not all(names):
             raise ConfigError(f"--set {setting}: write it as section.key=value, such as policy.name=d-psgd")
-        try:
-            parsed = yaml.load(value, Loader=_Loader)  # noqa: S506  it is a SafeLoader
-        except yaml.YAMLError:
-            raise ConfigError(f"--set {setting}: the value is not YAML") from None
+        _, parsed = _parse(f"--set {setting}", value)
         target = self.data
         for name in names[:-1]:
             if not isinstance(target, dict):
@@ -119,20 +133,41 @@ class Document:
         if not isinstance(target, dict):
             raise ConfigError(f"--set {setting}: {key} has no keys below it")
         target[names[-1]] = parsed
+        self._overridden.pop(key, None)
         self._overridden[key] = setting
 
-    def _refuse_double_keys(self, node: yaml.Node | None) -> None:
-        if isinstance(node, yaml.SequenceNode):
-            for item in node.value:
-                self._refuse_double_keys(item)
-        if isinstance(node, yaml.MappingNode):
-            seen: set[str] = set()
-            for key, value in node.value:
-                if str(key.value) in seen:
-                    mark = key.start_mark
-                    raise ConfigError(f"{self.name}:{mark.line + 1}:{mark.column + 1}: `{key.value}` stands here twice")
-                seen.add(str(key.value))
-                self._refuse_double_keys(value)
+
+def _parse(name: str, text: str) -> tuple[yaml.Node | None, Any]:
+    """Return one YAML document as nodes, which know their places, and as plain values; ConfigError where it is none."""
+    if len(text) > MAX_BYTES:
+        raise ConfigError(f"{name}: longer than {MAX_BYTES} bytes, which no configuration is")
+    try:
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        _refuse_double_keys(node)
+        return node, None if node is None else loader.construct_document(node)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
+        raise ConfigError(f"{name}{where}: {error.problem or 'this is not YAML'}") from None
+    except (yaml.YAMLError, ValueError, OverflowError) as error:  # PyYAML lets `"\\UFFFFFFFF"` out as a ValueError
+        raise ConfigError(f"{name}: this is not YAML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise ConfigError(f"{name}: nested too deeply to be a configuration") from None
+
+
+def _refuse_double_keys(node: yaml.Node | None) -> None:
+    if isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            _refuse_double_keys(item)
+    if isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key, value in node.value:
+            if str(key.value) in seen:
+                problem = f"`{key.value}` stands here twice"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+            seen.add(str(key.value))
+            _refuse_double_keys(value)
 
 
 def choose(name: str, known: Iterable[str]) -> str:

@@ -111,25 +111,19 @@ def write_evaluations(path: Path, nodes: Iterable[NodeFiles]) -> None:
             writer.writerow([row.round, row.node, *("" if number is None else f"{number:.6f}" for number in numbers)])
 
 
-def final_accuracy(scenario: Scenario, data: FleetData, models: Sequence[Params]) -> dict[str, float]:
-    """Test every final model and the average of all of them on the whole common test set: top-1, in [0, 1]."""
+def final_accuracy(scenario: Scenario, data: FleetData, models: Sequence[Params]) -> tuple[list[float], float]:
+    """Test every final model, and the average of all of them, on the whole common test set: top-1, in [0, 1]."""
     nothing = Dataset(data.test.x[:0], data.test.y[:0], "none")
     trainer = TorchTrainer(data.model, data.test, nothing, data.test, seed=scenario.seed)
-    accuracies = [_accuracy(trainer, params) for params in models]
     average = adopt({NodeId(f"{i:06d}"): params for i, params in enumerate(models)})
-    return {
-        "mean": float(np.mean(accuracies)),
-        "std": float(np.std(accuracies)),
-        "min": min(accuracies),
-        "max": max(accuracies),
-        "consensus": _accuracy(trainer, average),
-        "per_node": accuracies,  # type: ignore[dict-item]  # moved to the rows of the nodes by `summary`
-    }
+    return [_accuracy(trainer, params) for params in models], _accuracy(trainer, average)
 
 
 def _accuracy(trainer: TorchTrainer, params: Params) -> float:
     result = trainer.evaluate(params, 0)
-    return float("nan") if result.accuracy is None else result.accuracy
+    if result.accuracy is None:
+        raise AgentError("the common test set is empty: no accuracy can be told; check data.path")
+    return result.accuracy
 
 
 def params_sha256(models: Iterable[Params]) -> str:
@@ -143,14 +137,14 @@ def params_sha256(models: Iterable[Params]) -> str:
 def summary(  # noqa: PLR0917
     scenario: Scenario,
     evidence: Sequence[NodeEvidence],
-    accuracy: dict[str, Any],
+    accuracy: tuple[list[float], float],
     counts: BrokerCounts | None,
     model_chunks: int,
     wall_s: float,
     phase_s: dict[str, float],
 ) -> dict[str, Any]:
-    """Return summary.json; ARCHITECTURE.md and docs/files.md say what each key means."""
-    per_node = accuracy.pop("per_node")
+    """Return summary.json; docs/files.md says what each key means."""
+    per_node, consensus = accuracy
     records = [record for node in evidence for record in node.records]
     expected, mixed = sum(r.peers_expected for r in records), sum(r.peers_received for r in records)
     charged = [node.snapshot.ledger.charged_uj for node in evidence]
@@ -171,7 +165,13 @@ def summary(  # noqa: PLR0917
         "seed": scenario.seed,
         "policy": scenario.policy.name,
         "topology": {"kind": topology.kind, "degree": topology.degree},
-        "accuracy": accuracy,
+        "accuracy": {
+            "mean": float(np.mean(per_node)),
+            "std": float(np.std(per_node)),
+            "min": min(per_node),
+            "max": max(per_node),
+            "consensus": consensus,
+        },
         "energy_j": {"train": sum(charged) / 1e6, "total": sum(charged) / 1e6, "d_psgd_equivalent": d_psgd_uj / 1e6},
         "training_rounds": {"total": sum(trained), "max": max(trained)},
         "budget": {

@@ -30,6 +30,8 @@ from sim_harness.scenario import Scenario
 LOOPBACK = "127.0.0.1"
 _BASE_S, _PER_NODE_S = 60.0, 6.0
 """Default deadlines: every trainer process on this machine imports torch in the first round."""
+_ANSWER_S = 1.0
+"""The embedded broker speaks MQTT 3.1.1 only, and leaves an offer of MQTT 5 unanswered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +144,7 @@ def node_config(  # noqa: PLR0917
             workload=scenario.energy.workload,
             budget_scale=scenario.energy.budget_scale,
         ),
-        mqtt=MqttSection(host=host, port=port),
+        mqtt=MqttSection(host=host, port=port, answer_timeout_s=_ANSWER_S),
         discovery=DiscoverySection(
             mdns=scenario.discovery.mdns,
             interfaces=(LOOPBACK,),

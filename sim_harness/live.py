@@ -9,13 +9,14 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import replace
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from agent.core.wire import HEADER_BYTES, MAX_MESSAGE_BYTES
 from agent.errors import ConfigError
 from agent.network.mdns import advertise_broker
-from sim_harness.agents import Agents
+from sim_harness.agents import OWN_PROCESS_NODES, Agents
 from sim_harness.brokers import open_broker
 from sim_harness.evidence import (
     collect,
@@ -26,7 +27,7 @@ from sim_harness.evidence import (
     write_summary,
 )
 from sim_harness.fleet import LOOPBACK, NodeFiles, lay_out, load_data
-from sim_harness.scenario import Scenario, dump_scenario
+from sim_harness.scenario import DiscoverySettings, Scenario, dump_scenario
 
 _FLEET_CHARACTERS = 31
 
@@ -36,6 +37,11 @@ def run_live(scenario: Scenario, broker_kind: str, out: Path, console: Console) 
     if out.exists() and any(out.iterdir()):
         raise ConfigError(f"--out {out}: there is something in it already; give a new folder, or remove that one")
     started, phase_s = time.monotonic(), {}
+    if scenario.discovery.mdns and scenario.nodes > OWN_PROCESS_NODES:
+        console.print(
+            f"more than {OWN_PROCESS_NODES} nodes share processes and find each other by a list, not over mDNS"
+        )
+        scenario = replace(scenario, discovery=DiscoverySettings(mdns=False, static=True))
     data = load_data(scenario)
     out.mkdir(parents=True, exist_ok=True)
     out = out.resolve()

@@ -9,11 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from agent.core.budget import Cost, Ledger, Reservation
 from agent.core.participation import POLICIES, Participant
-from agent.core.types import NodeId, RoundKind
+from agent.core.types import NodeId, RoundKind, Schedule
 from agent.energy.trace import PublishedRow
 from sim_harness.scenario import Scenario
 
@@ -39,7 +43,7 @@ def plan(scenario: Scenario) -> dict[str, Any]:
     """Return the plan as the JSON of `skiptrain-sim plan --json`; energies in Wh."""
     devices = {row.device: _device_plan(scenario, i) for i, row in _types(scenario)}
     nodes = scenario.node_ids()
-    realised = [realised_rounds(scenario, i, node) for i, node in enumerate(nodes)]
+    realised = [len(rounds_trained(scenario, i, node)) for i, node in enumerate(nodes)]
     kinds = [devices[scenario.device(i).device] for i in range(len(nodes))]
     schedule = scenario.schedule()
     return {
@@ -72,14 +76,21 @@ def plan(scenario: Scenario) -> dict[str, Any]:
     }
 
 
-def realised_rounds(scenario: Scenario, index: int, node: NodeId) -> int:
-    """Return in how many rounds this node will train: the same decisions as the agent's, energy as in the trace."""
-    who, limit = _participant(scenario, index, node), scenario.limit_uj(index)
-    ledger = Ledger(limit)
-    for round_ in range(scenario.rounds):
+def rounds_trained(scenario: Scenario, index: int, node: NodeId) -> list[int]:
+    """Return the rounds that this node will train in: the same decisions as the agent's, energy as in the trace."""
+    who, ledger = _participant(scenario, index, node), Ledger(scenario.limit_uj(index))
+    found = []
+    for round_ in _training_slots(who.schedule):
         if who.decide(round_, ledger).train:
-            ledger = ledger.reserve(Reservation("", round_, who.cost.upper_uj)).settle(who.cost.expected_uj)
-    return ledger.windows
+            found.append(round_)
+            ledger = _charged(ledger, who.cost)
+    return found
+
+
+@lru_cache(maxsize=1 << 16)
+def _charged(ledger: Ledger, cost: Cost) -> Ledger:
+    """Return the ledger after one more training round; nodes of one type have the same ones."""
+    return ledger.reserve(Reservation("", 0, cost.upper_uj)).settle(cost.expected_uj)
 
 
 def _types(scenario: Scenario) -> Iterator[tuple[int, PublishedRow]]:
@@ -94,11 +105,16 @@ def _participant(scenario: Scenario, index: int, node: NodeId) -> Participant:
     return Participant(policy, schedule, scenario.seed, node, Cost(cost, cost), 0, affordable)
 
 
+@lru_cache(maxsize=1)
+def _training_slots(schedule: Schedule) -> tuple[int, ...]:
+    return tuple(round_ for round_ in range(schedule.total_rounds) if schedule.kind(round_) is RoundKind.TRAINING)
+
+
 def _device_plan(scenario: Scenario, index: int) -> DevicePlan:
     row, limit = scenario.device(index), scenario.limit_uj(index)
     who = _participant(scenario, index, NodeId("any"))
     slots = who.schedule.training_slots()
-    expected, most = _distribution(who, limit, scenario.rounds)
+    expected, most = _distribution(who, limit)
     budget_rounds = row.limit_uj(scenario.energy.budget_scale) // row.cost_uj
     first = _probability(who, 0, limit) if slots else 0.0
     return DevicePlan(row, limit, budget_rounds, first, expected, most)
@@ -111,22 +127,38 @@ def _probability(who: Participant, round_: int, left_uj: int | None) -> float:
     return who.policy.probability(who.slot(round_, left_uj))
 
 
-def _distribution(who: Participant, limit_uj: int | None, rounds: int) -> tuple[float, int]:
+def _distribution(who: Participant, limit_uj: int | None) -> tuple[float, int]:
     """Return mean and maximum of the number of training rounds, over all draws."""
-    chances, most = {0: 1.0}, 0
-    for round_ in range(rounds):
-        if who.schedule.kind(round_) is not RoundKind.TRAINING:
-            continue
-        later: dict[int, float] = {}
-        for done, chance in chances.items():
-            p = _probability(who, round_, None if limit_uj is None else limit_uj - done * who.cost.expected_uj)
-            for count, part in ((done, chance * (1 - p)), (done + 1, chance * p)):
-                if part > _NEGLIGIBLE:
-                    later[count] = later.get(count, 0.0) + part
-        chances = later
-        most += 1
-    ceiling = most if limit_uj is None else min(most, limit_uj // who.cost.upper_uj)
-    return sum(done * chance for done, chance in chances.items()), ceiling
+    slots = _training_slots(who.schedule)
+    most = len(slots) if limit_uj is None else min(len(slots), limit_uj // who.cost.upper_uj)
+    chances = np.zeros(most + 1)
+    chances[0] = 1.0
+    for round_ in slots:
+        moved = chances * _probabilities(who, round_, limit_uj, chances)
+        chances -= moved
+        chances[1:] += moved[:-1]
+        chances[chances < _NEGLIGIBLE] = 0.0
+    return float(chances @ np.arange(most + 1)), most
+
+
+def _probabilities(
+    who: Participant, round_: int, limit_uj: int | None, chances: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """Return the probability of training after each number of training rounds that has a chance; 0 for the last.
+
+    No policy gets keener as its joules go: where the answer is the same at both ends it is not asked in between.
+    """
+    answers = np.zeros(len(chances))
+    possible = np.flatnonzero(chances[:-1])
+
+    def ask(done: int) -> float:
+        return _probability(who, round_, None if limit_uj is None else limit_uj - done * who.cost.expected_uj)
+
+    if len(possible):
+        first = ask(int(possible[0]))
+        same = first == ask(int(possible[-1]))
+        answers[possible] = first if same else [ask(int(done)) for done in possible]
+    return answers
 
 
 def _mean(realised: list[int], kinds: list[DevicePlan], kind: DevicePlan) -> float:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -22,6 +23,16 @@ from agent.errors import DataError
 
 MAX_ROWS: Final = 40
 """Nodes that the table shows; a larger fleet is in summary.json."""
+
+_KEYS: Final = (
+    *("scenario", "nodes", "rounds", "seed", "policy", "topology"),
+    *("accuracy", "energy_j", "budget", "messages", "per_node"),
+)
+
+_HEADINGS: Final = (
+    *("training\nrounds", "spent\nJ", "limit\nJ", "budget\nused"),
+    *("final\naccuracy", "own\naccuracy", "messages\nreceived"),
+)
 
 _T = TypeVar("_T")
 
@@ -78,22 +89,20 @@ def load_run(folder: Path) -> Run:
     try:
         summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     except OSError as error:
-        raise DataError(f"{folder} holds no finished run: {error}; give the folder of --out") from error
+        raise _no_run(folder, error) from error
     except ValueError as error:
         raise DataError(f"{folder / 'summary.json'} is not JSON: {error}; run the scenario again") from error
     rounds = _read(folder / "rounds.csv", _round_row)
-    return Run(folder, summary, rounds, _read(folder / "evaluation.csv", _evaluation_row))
+    return _check(Run(folder, summary, rounds, _read(folder / "evaluation.csv", _evaluation_row)))
 
 
 def node_table(run: Run) -> Table:
     """Return one row a node: what it trained, spent, learned and received."""
-    table = Table(title=title(run), title_justify="left", title_style="bold")
-    table.add_column("node")
-    table.add_column("device")
-    for heading in ("training\nrounds", "spent\nJ", "limit\nJ", "share of\nbudget", "final\naccuracy"):
-        table.add_column(heading, justify="right")
-    table.add_column("own\naccuracy", justify="right")
-    table.add_column("messages\nreceived", justify="right")
+    table = Table(title=title(run), title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("node", no_wrap=True)
+    table.add_column("device", overflow="ellipsis")
+    for heading in _HEADINGS:
+        table.add_column(heading, justify="right", no_wrap=True)
     by_node: dict[str, list[RoundRow]] = {entry["node"]: [] for entry in run.summary["per_node"]}
     for row in run.rounds:
         by_node.setdefault(row.node, []).append(row)
@@ -110,13 +119,13 @@ def totals(run: Run) -> Table:
     values = run.summary
     accuracy, energy, budget, messages = (values[key] for key in ("accuracy", "energy_j", "budget", "messages"))
     lines = Table.grid(padding=(0, 2))
-    lines.add_row(
-        "accuracy",
-        f"mean {_percent(accuracy['mean'])}, std {_percent(accuracy['std'])}, min {_percent(accuracy['min'])}, "
-        f"max {_percent(accuracy['max'])}; of the average model {_percent(accuracy['consensus'])}",
-    )
-    limit = "no budget" if budget["limit_j"] is None else f"of {joules(budget['limit_j'])} in the budget"
-    lines.add_row("training energy", f"{joules(energy['train'])} {limit}; {against_d_psgd(values)}")
+    tested = "nothing was evaluated"
+    if accuracy["mean"] is not None:
+        tested = ", ".join(f"{name} {_percent(accuracy[name])}" for name in ("mean", "std", "min", "max"))
+        tested += f"; the average of all models {_percent(accuracy['consensus'])}"
+    limit = ", no budget" if budget["limit_j"] is None else f" of a budget of {joules(budget['limit_j'])}"
+    lines.add_row("accuracy", tested)
+    lines.add_row("training energy", f"{joules(energy['train'])}{limit}; {against_d_psgd(values)}")
     if budget["overspent_nodes"]:
         lines.add_row("over budget", Text(", ".join(budget["overspent_nodes"]), style="bold red"))
     lines.add_row(
@@ -169,7 +178,7 @@ def _cells(entry: Mapping[str, Any], rows: Sequence[RoundRow], last: EvaluationR
         _share(spent, limit),
         _percent(tested),
         _percent(None if last is None else last.own_accuracy),
-        f"{sum(row.peers_received for row in rows):,} / {sum(row.peers_expected for row in rows):,}",
+        f"{sum(row.peers_received for row in rows)}/{sum(row.peers_expected for row in rows)}",
     ]
 
 
@@ -201,15 +210,30 @@ def _evaluation_row(cells: Mapping[str, str]) -> EvaluationRow:
 
 
 def _read(path: Path, parse: Callable[[Mapping[str, str]], _T]) -> list[_T]:
-    rows = []
+    rows, line = [], 1
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            for number, cells in enumerate(csv.DictReader(file), start=2):
-                try:
-                    rows.append(parse(cells))
-                except (KeyError, TypeError, ValueError) as error:
-                    message = f"{path}:{number}: {error!r}; the file was cut or changed, run the scenario again"
-                    raise DataError(message) from error
+            for line, cells in enumerate(csv.DictReader(file), start=2):  # noqa: B007  # the error names it
+                rows.append(parse(cells))
     except OSError as error:
-        raise DataError(f"{path.parent} holds no finished run: {error}; give the folder of --out") from error
+        raise _no_run(path.parent, error) from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{path}:{line}: {error!r}; the file was cut or changed, run the scenario again") from error
     return rows
+
+
+def _check(run: Run) -> Run:
+    """Return `run` if its files belong together."""
+    missing = [key for key in _KEYS if key not in run.summary]
+    if missing:
+        raise DataError(f"{run.folder / 'summary.json'} lacks {', '.join(missing)}; run the scenario again")
+    nodes, rounds = {entry["node"] for entry in run.summary["per_node"]}, range(run.summary["rounds"])
+    stray = next((row for row in run.rounds if row.node not in nodes or row.round not in rounds), None)
+    if stray is not None:
+        where = f"{run.folder / 'rounds.csv'}: node {stray.node}, round {stray.round}"
+        raise DataError(f"{where} is not of the run in summary.json; run the scenario again")
+    return run
+
+
+def _no_run(folder: Path, error: OSError) -> DataError:
+    return DataError(f"{folder} holds no finished run: {error}; give the folder of --out")

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
@@ -20,6 +21,7 @@ from sim_harness.report import EvaluationRow, Run, against_d_psgd, joules, title
 _DPI: Final = 100
 _WIDTH_INCHES: Final = 12.0
 _LABELLED_NODES: Final = 40
+_KILOJOULES_FROM_J: Final = 1e4
 
 # The Okabe-Ito palette, which the colour-blind can tell apart too.
 _BLUE, _ORANGE, _VERMILION, _GREY = "#0072B2", "#E69F00", "#D55E00", "#666666"
@@ -36,13 +38,15 @@ def draw(run: Run, path: Path) -> Path:
     """Draw `run` as a PNG, 1200 pixels wide, and return its path; no state of matplotlib's is touched."""
     nodes = len(run.summary["per_node"])
     heat_inches = min(max(1.6, 0.26 * nodes), 5.5)
-    figure = Figure(figsize=(_WIDTH_INCHES, 7.4 + heat_inches), dpi=_DPI, layout="constrained")
+    layout = ConstrainedLayoutEngine(w_pad=0.15, h_pad=0.12)
+    figure = Figure(figsize=(_WIDTH_INCHES, 7.4 + heat_inches), dpi=_DPI, layout=layout)
     FigureCanvasAgg(figure)
     figure.suptitle(title(run), fontsize=15, fontweight="bold")
     accuracy, energy, heat = figure.subplots(3, 1, sharex=True, height_ratios=[3.3, 3.3, heat_inches])
     _accuracy(accuracy, run)
     _energy(energy, run)
     _training(heat, run)
+    figure.align_ylabels()
     heat.set_xlabel("round", fontsize=12)
     heat.set_xlim(-0.5, run.summary["rounds"] - 0.5)
     heat.xaxis.set_major_locator(MaxNLocator(nbins=16, integer=True))
@@ -80,7 +84,7 @@ def _energy(axes: Axes, run: Run) -> None:
         spent_j[row.round] += row.energy_j
     ends = np.arange(-0.5, rounds)
     limit_j = run.summary["budget"]["limit_j"]
-    scale, unit = (1e-3, "kJ") if max(d_psgd_j, limit_j or 0.0) >= 1e4 else (1.0, "J")
+    scale, unit = (1e-3, "kJ") if max(d_psgd_j, limit_j or 0.0) >= _KILOJOULES_FROM_J else (1.0, "J")
     axes.plot(ends[[0, -1]], [0, d_psgd_j * scale], "--", color=_GREY, linewidth=1.8, label="D-PSGD")
     if limit_j is not None:
         axes.axhline(limit_j * scale, color=_VERMILION, linewidth=1.8, label=f"budget, {joules(limit_j)}")
@@ -119,9 +123,8 @@ def _dress(axes: Axes, heading: str, label: str, handles: Sequence[Patch] | None
     axes.grid(visible=True, color="#D0D0D0", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    handles = handles if handles is not None else axes.get_legend_handles_labels()[0]
     axes.legend(
-        handles=handles,
+        handles=axes.get_legend_handles_labels()[0] if handles is None else handles,
         loc="lower left",
         bbox_to_anchor=(0, 1.0),
         ncols=5,

@@ -369,15 +369,15 @@ class RoundMachine:
     def _awaited_until(self) -> float:
         """Return until when the missing models of this round are worth waiting for.
 
-        Whoever is `LAG_ROUNDS` ahead will not send them any more. Where no neighbour at all can be reached it is this
-        node that is cut off: it keeps the fleet's pace rather than race through the run alone.
+        Whoever is `LAG_ROUNDS` ahead will not send them any more. Where nothing has come and no neighbour can be
+        reached, it is this node that is cut off: it keeps the pace of deadlines rather than race through the run alone.
         """
         arrived, passed = self.inbox.arrived(self.round), self.round + LAG_ROUNDS
         missing = {node for node in self.peers - arrived.keys() if self.inbox.newest_round(node) < passed}
         if not missing:
             return float("-inf")
         latest = self._state.started_s + self.config.run.round_deadline_s
-        if missing & self.live.keys() or not self._live_neighbours():
+        if missing & self.live.keys() or not (arrived or self._live_neighbours()):
             return latest
         gone = max(self._gone_since.get(node, float("-inf")) for node in missing)
         return min(latest, gone + self.config.offline_grace_s)

@@ -8,6 +8,7 @@ column contradicts its rounds column (100 % against 50 %), so the rounds column 
 from __future__ import annotations
 
 import csv
+import math
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
@@ -31,6 +32,8 @@ class PublishedRow:
 
     def limit_uj(self, scale: float = 1.0) -> int:
         """Return the budget in microjoules: the published rounds, times `scale` (taken as the decimal it is)."""
+        if not 0 <= scale < math.inf:
+            raise ConfigError(f"energy.budget_scale is {scale}; a budget is a finite number of joules, from 0 on")
         return int(Fraction(str(scale)) * self.rounds * self.cost_uj)
 
 

@@ -30,10 +30,10 @@ from agent.learning.frames import (
     Train,
     Trained,
     WorkerConfig,
+    pack_frame,
     pack_params,
     read_frame,
     unpack_params,
-    write_frame,
 )
 from agent.learning.trainer import TorchTrainer, TrainTask
 
@@ -132,8 +132,10 @@ class Child:
         return self._trainer
 
     def _send(self, reply: Reply, payload: bytes = b"") -> None:
+        frame = pack_frame(reply, payload)
         try:
-            write_frame(self._outbox, reply, payload)
+            self._outbox.write(frame)
+            self._outbox.flush()
         except OSError:
             os._exit(1)  # the parent is gone
 

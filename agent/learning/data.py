@@ -40,7 +40,7 @@ BYTES = Normalisation(255.0, 0.5, 0.5)
 """Unsigned bytes to [-1, 1]."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Dataset:
     """Samples ready for a model."""
 

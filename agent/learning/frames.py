@@ -121,12 +121,12 @@ REQUESTS: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)
 REPLIES: msgspec.msgpack.Decoder[Reply] = msgspec.msgpack.Decoder(Reply)
 
 
-def write_frame(stream: BinaryIO, message: WorkerConfig | Request | Reply, payload: bytes = b"") -> None:
-    """Write one frame and flush it."""
+def pack_frame(message: WorkerConfig | Request | Reply, payload: bytes = b"") -> bytes:
+    """Return one frame; TrainingError where the other side would refuse it."""
     header = msgspec.msgpack.encode(message)
-    stream.write(_LENGTHS.pack(len(header), len(payload)) + header)
-    stream.write(payload)
-    stream.flush()
+    if len(header) > MAX_HEADER_BYTES or len(payload) > MAX_PAYLOAD_BYTES:
+        raise TrainingError(f"{len(header)} + {len(payload)} bytes are too many for the trainer; use a smaller model")
+    return _LENGTHS.pack(len(header), len(payload)) + header + payload
 
 
 def read_frame(stream: BinaryIO) -> tuple[bytes, bytes] | None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 import msgspec
 
 from agent.errors import TrainingError
-from agent.learning.frames import REPLIES, Failed, Progress, Reply, Request, WorkerConfig, read_frame, write_frame
+from agent.learning.frames import REPLIES, Failed, Progress, Reply, WorkerConfig, pack_frame, read_frame
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,8 +46,8 @@ class Link:
         self._unanswered: dict[int, Open] = {}
         self._over = False
         self._reason = ""
-        self._outbox: queue.SimpleQueue[tuple[WorkerConfig | Request, bytes] | None] = queue.SimpleQueue()
-        self.send(config)
+        self._outbox: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self.send(pack_frame(config))
         self._threads = [
             threading.Thread(target=target, name=f"trainer-{target.__name__.strip('_')}", daemon=True)
             for target in (self._write, self._read)
@@ -62,9 +62,9 @@ class Link:
                 self._unanswered[id_] = request
             return not self._over
 
-    def send(self, request: WorkerConfig | Request, payload: bytes = b"") -> None:
+    def send(self, frame: bytes) -> None:
         """Queue a frame for the child."""
-        self._outbox.put((request, payload))
+        self._outbox.put(frame)
 
     def kill(self, reason: str) -> None:
         """Send SIGKILL."""
@@ -87,8 +87,9 @@ class Link:
         """Own the child's stdin: a full pipe must not hold up the agent."""
         stream = cast("BinaryIO", self.process.stdin)
         try:
-            while item := self._outbox.get():
-                write_frame(stream, *item)
+            while frame := self._outbox.get():
+                stream.write(frame)
+                stream.flush()
         except OSError:
             _LOG.debug("the trainer's stdin is closed")  # the reader says why
         with contextlib.suppress(OSError):  # what is still buffered has nobody to go to

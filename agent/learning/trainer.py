@@ -159,7 +159,7 @@ class TorchTrainer:
         self._set_up()
         load_params(self._module, params)
         self._module.eval()
-        accuracy, loss, count = self._score(self._test, samples) if self._test else (None, None, 0)
+        accuracy, loss, count = self._score(self._test, samples) if self._test is not None else (None, None, 0)
         own_accuracy = self._score(self._own_test, samples)[0] if len(self._own_test) else None
         return Evaluation(accuracy, own_accuracy, loss, count)
 

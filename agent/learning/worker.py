@@ -19,6 +19,7 @@ from agent.learning.frames import (
     Train,
     Trained,
     WorkerConfig,
+    pack_frame,
     pack_params,
     unpack_params,
 )
@@ -109,7 +110,7 @@ class TrainerWorker:
         """Ask all training submitted so far to end before its next local step."""
         with self._lock:
             if self._link is not None:
-                self._link.send(Stop(self._last_id))
+                self._link.send(pack_frame(Stop(self._last_id)))
 
     def kill(self) -> None:
         """End the child at once; open requests are answered, and the next one starts a fresh child."""
@@ -130,9 +131,10 @@ class TrainerWorker:
             if self._closed:
                 raise ContractViolation("a request was submitted to a trainer that is closed")
             self._last_id += 1
+            frame = pack_frame(request(self._last_id), payload)
             while self._link is None or not self._link.open(self._last_id, open_):
                 self._link = Link(self._config)
-            self._link.send(request(self._last_id), payload)
+            self._link.send(frame)
 
 
 def main() -> None:

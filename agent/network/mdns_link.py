@@ -120,7 +120,7 @@ class MdnsLink:
 
     async def _serve(self) -> None:
         """Announce and browse until `close`; raise where the link has no multicast."""
-        addresses = self._interfaces or (_default_address(),)
+        addresses = _own_addresses(self._interfaces)
         choice = list(self._interfaces) or InterfaceChoice.Default
         zeroconf = AsyncZeroconf(interfaces=choice, ip_version=IPVersion.V4Only)
         names = _Names()
@@ -192,8 +192,16 @@ class MdnsLink:
             self._out.emit(DiscoveryFailed(reason))
 
 
-def _default_address() -> str:
-    """Return the address of the interface that multicast leaves by; nothing is sent. OSError without a route."""
+def _own_addresses(interfaces: tuple[str, ...]) -> tuple[str, ...]:
+    """Return `interfaces`, each an address of this host, or the one that multicast leaves by; OSError if there is none.
+
+    Nothing is sent. zeroconf would find out as well, but leave its sockets open.
+    """
+    if interfaces:
+        for address in interfaces:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+                probe.bind((address, 0))
+        return interfaces
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.connect(MDNS_GROUP)
-        return str(probe.getsockname()[0])
+        return (str(probe.getsockname()[0]),)

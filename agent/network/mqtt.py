@@ -298,12 +298,14 @@ class MqttTransport:
     def _on_own_status(self, client: Client, presence: Presence, *, stored: bool) -> None:
         """Hear what the broker holds about ourselves: our own word, a late will of ours, or somebody else's word.
 
-        At the first session of a process a stored `online` may be what is left of a life before, so it proves nothing.
+        In the first session of a process, the word of an unknown session may be what is left of a life before: only who
+        says `online` right now is another agent. Later any such word is; mosquitto takes a session over without notice.
         """
         with self._lock:
             if presence.session == self._session:
                 return
-            if presence.online and presence.session not in self._past and not (stored and len(self._past) == 1):
-                self._out.emit(SessionConflict(f"another agent is online as {self._me.node}"))
-            elif not presence.online and not stored and self._subscriptions.settled:
+            unknown, first = presence.session not in self._past, len(self._past) == 1
+            if unknown and (not first or (presence.online and not stored)):
+                self._out.emit(SessionConflict(f"another agent calls itself {self._me.node}: {presence.session}"))
+            if not presence.online and not stored and self._subscriptions.settled:
                 self._say(client)  # a late will has overwritten our retained presence

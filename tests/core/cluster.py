@@ -1,7 +1,7 @@
 """A fleet of RoundMachines on a virtual clock: real wire bytes in between, seeded faults, checks after every step.
 
-It is the smallest driver that keeps the contract of agent/core/round_machine.py. `Disk` survives a crash, a machine does
-not; `Node.spent_uj` is what training physically cost, whatever the ledger says.
+It is the smallest driver that keeps the contract of agent/core/round_machine.py. `Disk` survives a crash, a machine
+does not; `Node.spent_uj` is what training physically cost, whatever the ledger says.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 
@@ -44,7 +45,7 @@ CHUNK_BYTES = HEADER_BYTES + 20  # so that a model of 48 bytes takes three chunk
 
 
 def names(count: int) -> tuple[NodeId, ...]:
-    """Return `count` node ids: a, b, c, …"""
+    """Return `count` node ids: a, b, c and so on."""
     return tuple(NodeId(chr(ord("a") + i)) for i in range(count))
 
 
@@ -196,10 +197,10 @@ class Cluster:
         self._sent = itertools.count()
         self.nodes = {node: self._make(node, (limits or {}).get(node), lookahead) for node in nodes}
         for node in self.nodes.values():
-            self.at(self.faults.late.get(node.id, 0.0), lambda node=node: self.switch_on(node))
+            self.at(self.faults.late.get(node.id, 0.0), partial(self.switch_on, node))
         for crash in self.faults.crashes:
             if crash.at_s is not None:
-                self.at(crash.at_s, lambda crash=crash: self.crash(self.nodes[crash.node], crash.down_s))
+                self.at(crash.at_s, partial(self.crash, self.nodes[crash.node], crash.down_s))
         for cut in self.faults.cuts:
             self.at(cut.from_s, self.presence_changed)
             self.at(cut.to_s, self.presence_changed)
@@ -213,15 +214,12 @@ class Cluster:
     def at(self, when: float, action: Callable[[], None]) -> None:
         """Do `action` at virtual time `when`."""
         if when != float("inf"):
-            heapq.heappush(self._queue, (when, next(self._order), action))
+            heapq.heappush(self._queue, (max(self.now, when), next(self._order), action))
 
     def run(self, until: float) -> Cluster:
         """Go on until every node that was ever switched on is done, nothing is left to do, or `until` has come."""
-        while self._queue and not self.all_done:
-            when, _, action = heapq.heappop(self._queue)
-            if when > until:
-                break
-            self.now = max(self.now, when)
+        while self._queue and self._queue[0][0] <= until and not self.all_done:
+            self.now, _, action = heapq.heappop(self._queue)
             action()
         return self
 
@@ -243,6 +241,8 @@ class Cluster:
         node.assembler = Assembler(self.form)
         node.online, node.watching, node.ready, node.armed = True, frozenset(), "", None
         node.training, node.recorded = None, set()
+        if not (disk.snapshot and disk.snapshot.begun):
+            node.highest_round = 0  # a joiner that was cut off before it adopted looks for the run again
         self.trace.append(f"{self.now:9.3f} {node.id} on")
         self.step(node, ev.Started())
         self.presence_changed()
@@ -298,7 +298,7 @@ class Cluster:
 
     # --- effects
 
-    def _do(self, node: Node, effect: fx.Effect) -> None:
+    def _do(self, node: Node, effect: fx.Effect) -> None:  # noqa: C901  one line a kind of effect
         match effect:
             case fx.SaveState(snapshot):
                 node.disk.snapshot = snapshot
@@ -424,7 +424,7 @@ class Cluster:
         for node in self.nodes.values():
             if not node.told_of_peers:
                 node.told_of_peers = True
-                self.at(self.now + self.faults.presence_s, lambda node=node: self._tell(node))
+                self.at(self.now + self.faults.presence_s, partial(self._tell, node))
 
     def _tell(self, node: Node) -> None:
         node.told_of_peers = False
@@ -460,7 +460,8 @@ class Cluster:
         assert len(machine.inbox) <= len(node.watching) * (config.lookahead_rounds + 1)
         if machine.phase in {Phase.WAITING, Phase.JOINING, Phase.COLLECTING}:
             assert machine.deadline is not None
-            assert machine.deadline > self.now, f"{node.id} waits {machine.phase.value} for a moment that is past"
+            late_s = 0.0 if machine.phase is Phase.COLLECTING else self.faults.timer_late_s
+            assert machine.deadline + late_s > self.now, f"{node.id} waits {machine.phase.value} for what is past"
         elif machine.phase is Phase.TRAINING:
             assert node.training is not None
             assert machine.deadline is not None or machine._state.stop_asked

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -18,14 +19,15 @@ from agent.core.topology import TOPOLOGIES
 from agent.core.types import NodeId, Roster, RoundKind, TopologySpec
 from tests.core.cluster import COST, Cluster, Crash, Cut, Faults, make_run, names, restart_fleet
 
-MANY = settings(deadline=None, derandomize=True, max_examples=120)
+MANY = settings(deadline=None, derandomize=True, max_examples=80)
 ROUNDS = 6
 DEADLINE_S = 20.0
 
 
 def spec(kind: str, roster: tuple[NodeId, ...]) -> TopologySpec:
     """Return a topology of each kind; the file lists a path through all nodes."""
-    return TopologySpec(kind, 4 if kind in {"rings", "small-world", "scale-free"} else 3, tuple(zip(roster, roster[1:])))
+    path = tuple(pairwise(roster))
+    return TopologySpec(kind, 4 if kind in {"rings", "small-world", "scale-free"} else 3, path)
 
 
 @st.composite
@@ -42,7 +44,8 @@ def fleets(draw: st.DrawFn, *, faulty: bool) -> tuple[Cluster, Cluster]:
         schedule=draw(st.sampled_from([(1, 1), (2, 1), (1, 3), (4, 2)])),
     )
     limits = {node: draw(st.integers(0, 8)) * COST.upper_uj + draw(st.integers(0, 999)) for node in roster}
-    faults = Faults(seed=draw(st.integers(0, 2**32)), training_s=draw(st.sampled_from([(0.0, 0.0), (0.5, 9.0)])))
+    slowest = 9.0 if faulty else 3.0  # along a path six rounds of training can add up before a model comes
+    faults = Faults(seed=draw(st.integers(0, 2**32)), training_s=(0.0, 0.0) if draw(st.booleans()) else (0.5, slowest))
     if faulty:
         faults = draw(_faults(roster, faults))
     return Cluster(run, roster, faults, limits=limits), Cluster(run, roster, faults, limits=limits)
@@ -88,8 +91,9 @@ def test_every_fleet_ends_in_bounded_time_whatever_goes_wrong(pair: tuple[Cluste
         if node.finished or cluster.faults.late.get(node.id) == float("inf"):
             continue
         assert node.machine is not None, f"{node.id} never came back"
-        assert (node.machine.phase, node.machine.live) == (Phase.WAITING, {}), f"{node.id} hangs"
-        assert "no other node" in node.notices[-1]
+        assert node.machine.phase in {Phase.WAITING, Phase.JOINING}, f"{node.id} hangs"
+        assert not node.machine.live, f"{node.id} hangs among others"
+        assert "still waiting" in node.notices[-1]
 
 
 @MANY
@@ -181,7 +185,7 @@ def test_a_power_cut_after_any_effect_costs_at_most_one_reservation(
 ) -> None:
     """Wherever the power goes, no round is trained twice, nothing is charged twice, and no joule comes back."""
     roster = names(3)
-    limits = {node: 4 * COST.upper_uj for node in roster}
+    limits = dict.fromkeys(roster, 4 * COST.upper_uj)
     faults = Faults(seed=seed, crashes=(Crash(roster[1], down_s, after_effects=effects),))
     cluster = Cluster(make_run(roster, policy=policy), roster, faults, limits=limits).run(1000.0)
     node = cluster.nodes[roster[1]]
@@ -199,13 +203,14 @@ def rounds_that_ran_out(cluster: Cluster) -> int:
 
 @pytest.mark.parametrize("kind", ["complete", "ring", "regular"])
 @pytest.mark.parametrize(
-    "rounds", [(3, 3, 3, 3, 3, 3), (3, 4, 3, 4, 3, 4), (1, 9, 15, 30, 4, 22), (30, 2, 2, 2, 2, 2), (10, 10, 10, 20, 20, 20)]
+    "rounds",
+    [(3, 3, 3, 3, 3, 3), (3, 4, 3, 4, 3, 4), (1, 9, 15, 30, 4, 22), (30, 2, 2, 2, 2, 2), (10, 10, 10, 20, 20, 20)],
 )
 def test_a_fleet_that_restarts_as_a_whole_gets_back_into_step(kind: str, rounds: tuple[int, ...]) -> None:
-    """Nodes resumed at different rounds meet again after a few deadlines, and do not crawl from deadline to deadline."""
+    """Nodes resumed at different rounds meet again after a few deadlines, instead of crawling from one to the next."""
     roster = names(6)
     cluster = Cluster(make_run(roster, rounds=60, topology=spec(kind, roster)), roster)
-    restart_fleet(cluster, dict(zip(roster, rounds)))
+    restart_fleet(cluster, dict(zip(roster, rounds, strict=True)))
     cluster.run(3000.0)
     assert cluster.all_done
     last = [node.disk.last_records()[59] for node in cluster.nodes.values()]
@@ -215,15 +220,15 @@ def test_a_fleet_that_restarts_as_a_whole_gets_back_into_step(kind: str, rounds:
 
 
 def test_a_node_that_is_cut_off_keeps_the_pace_of_deadlines() -> None:
-    """A node that reaches nobody neither races through the run nor stops: the fleet finds it near, and it jumps back."""
+    """A node that reaches nobody neither races through the run nor stops, and jumps back when it can."""
     roster = names(4)
     cut = Cut(roster[0], 5.0, 95.0)
-    run = make_run(roster, rounds=80, policy="skiptrain")
+    run = make_run(roster, rounds=200, policy="skiptrain")
     cluster = Cluster(run, roster, Faults(cuts=(cut,))).run(2000.0)
     alone = [r for r in cluster.nodes[roster[0]].disk.records if r.peers_received == 0 and not r.error]
     assert cluster.all_done
     assert 3 <= len(alone) <= 6
-    assert cluster.nodes[roster[0]].disk.last_records()[79].peers_received == 3
+    assert cluster.nodes[roster[0]].disk.last_records()[199].peers_received == 3
 
 
 def test_an_outage_of_the_whole_network_leaves_the_fleet_together() -> None:
@@ -243,7 +248,7 @@ def test_a_node_far_ahead_is_not_waited_for() -> None:
     """Who is two rounds ahead will not send this round's model any more: its neighbours go on without it."""
     roster = names(5)
     cluster = Cluster(make_run(roster, rounds=40), roster)
-    restart_fleet(cluster, dict(zip(roster, (25, 0, 0, 0, 0))))
+    restart_fleet(cluster, dict(zip(roster, (25, 0, 0, 0, 0), strict=True)))
     cluster.run(3000.0)
     slow = [r for r in cluster.nodes[roster[1]].disk.records if r.train_s + r.collect_s >= DEADLINE_S - 1e-6]
     assert cluster.all_done
@@ -252,7 +257,7 @@ def test_a_node_far_ahead_is_not_waited_for() -> None:
 
 @pytest.mark.parametrize("kind", sorted(TOPOLOGIES))
 def test_a_late_node_adopts_and_never_shares_what_it_began_with(kind: str) -> None:
-    """A fresh node that finds everybody online and the run going does not begin round 0: it joins with their average."""
+    """A fresh node that finds all online and the run going does not begin round 0: it joins with their average."""
     roster = names(5)
     run = make_run(roster, rounds=30, policy="d-psgd", topology=spec(kind, roster))
     cluster = Cluster(run, roster, Faults(late={roster[2]: 40.0})).run(3000.0)
@@ -269,9 +274,7 @@ def test_a_joiner_survives_a_power_cut_with_what_it_adopted() -> None:
     roster = names(4)
     for effects in range(2, 14):
         faults = Faults(late={roster[3]: 40.0}, crashes=(Crash(roster[3], 1.0, after_effects=effects),))
-        cluster = Cluster(make_run(roster, rounds=20), roster, faults)
-        cluster.run(45.0)
-        cluster.run(2000.0)
+        cluster = Cluster(make_run(roster, rounds=20), roster, faults).run(2000.0)
         assert cluster.all_done
         shared = [m for (who, _), models in cluster.published.items() if who == roster[3] for m in models.values()]
         assert all(np.abs(model).max() > 0 for model in shared), f"its zeros went out after effect {effects}"
@@ -280,10 +283,9 @@ def test_a_joiner_survives_a_power_cut_with_what_it_adopted() -> None:
 def test_the_run_that_ends_while_a_node_joins_ends_that_node_too() -> None:
     """A joiner that only ever heard the last round's header does not wait for ever."""
     roster = names(3)
-    cluster = Cluster(make_run(roster, rounds=3), roster, Faults(late={roster[2]: 30.5}, loss=0.0))
-    cluster.run(500.0)
+    cluster = Cluster(make_run(roster, rounds=3), roster, Faults(late={roster[2]: 30.5})).run(500.0)
     node = cluster.nodes[roster[2]]
-    assert node.finished or "no other node" in node.notices[-1]
+    assert node.finished or "still waiting" in node.notices[-1]
 
 
 def test_a_single_node_run_goes_on_after_a_restart() -> None:
@@ -319,7 +321,7 @@ def roster_cluster(late: dict[NodeId, float] | None = None, rounds: int = 25) ->
     return Cluster(make_run(nodes[:3], rounds=rounds, policy="d-psgd"), nodes, Faults(late=late or {})), nodes
 
 
-@pytest.mark.parametrize("told_s", [2.0, 40.0])
+@pytest.mark.parametrize("told_s", [2.0, 14.0])
 def test_a_node_joins_by_a_roster_at_the_round_that_it_names(told_s: float) -> None:
     """Who is in no roster waits; the epoch that lists it lets it adopt in its round, and all edges mix from then on."""
     cluster, nodes = roster_cluster()
@@ -334,12 +336,11 @@ def test_a_node_joins_by_a_roster_at_the_round_that_it_names(told_s: float) -> N
 
 
 def test_a_roster_heard_late_comes_into_force_in_the_next_round() -> None:
-    """A node that was not told in time follows as soon as it is, instead of being a stranger for the rest of the run."""
+    """A node that was not told in time follows as soon as it is, and does not stay a stranger."""
     cluster, nodes = roster_cluster(rounds=40)
     roster = Roster(1, nodes[:3], 5)
     cluster.at(2.0, lambda: cluster.change_roster(roster, leave_out=frozenset({nodes[1]})))
     cluster.at(100.0, lambda: cluster.change_roster(roster))
-    cluster.faults.late.clear()
     cluster.run(2000.0)
     last = cluster.nodes[nodes[1]].disk.last_records()[39]
     assert last.peers_received == last.peers_expected == 2

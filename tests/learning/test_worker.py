@@ -21,7 +21,7 @@ from agent.core.types import ModelShape
 from agent.errors import ContractViolation, TrainingError
 from agent.learning.child import make_trainer
 from agent.learning.factory import describe
-from agent.learning.frames import MAX_PAYLOAD_BYTES, REPLIES, Progress, Train, pack_params, read_frame, write_frame
+from agent.learning.frames import MAX_PAYLOAD_BYTES, REPLIES, Progress, Train, pack_frame, pack_params, read_frame
 from agent.learning.link import how_it_ended
 from agent.learning.trainer import TrainTask
 from agent.learning.worker import TrainerWorker, WorkerConfig
@@ -32,7 +32,7 @@ CONFIG = WorkerConfig(model=SHAPE, seed=1, node="a", source="digits", test_sourc
 START = describe(SHAPE, 1).initial_params
 TASK = TrainTask(round=2, params=START, seed=5, local_steps=8, batch_size=16, lr=0.1)
 FOREVER = replace(TASK, local_steps=10**9)
-TIMEOUT_S = 60
+TIMEOUT_S = 120
 
 
 @pytest.fixture(autouse=True)
@@ -117,6 +117,13 @@ def test_divergence_and_wrong_parameters_are_answers(worker):
     assert worker.pid == pid
 
 
+def test_what_cannot_be_sent_is_refused(worker):
+    """A value that no frame can carry is an error at the call, and later requests are served."""
+    with pytest.raises(OverflowError):
+        worker.submit_train(replace(TASK, seed=2**64), lambda _: None)
+    assert answer(worker.submit_describe).error == ""
+
+
 def test_a_failing_callback_harms_nobody(worker, caplog):
     """An error in a callback is logged, and the next request is answered."""
     worker.submit_evaluate(START, 10, lambda _: 1 / 0)
@@ -139,17 +146,18 @@ def test_killed_in_mid_training(worker):
     for outcome in (outcomes.get(timeout=TIMEOUT_S) for _ in range(2)):
         assert "killed by SIGKILL: out of memory?" in outcome.error
         assert outcome.params is START
-    assert answer(worker.submit_train, TASK).error == ""
+    assert answer(worker.submit_describe).info == describe(SHAPE, 1)
     assert worker.pid != pid
 
 
 def test_kill_and_go_on(worker):
     """The agent's own kill is told apart from the kernel's, and a request right after it is served."""
-    outcomes = start_endless_training(worker)
+    outcomes: queue.Queue = queue.Queue()
+    worker.submit_train(FOREVER, outcomes.put)
     pid = worker.pid
     worker.kill()
     assert not worker.alive
-    assert answer(worker.submit_evaluate, START, 10).error == ""
+    assert answer(worker.submit_describe).error == ""
     assert outcomes.get(timeout=TIMEOUT_S).error == "the agent killed the trainer"
     assert worker.pid != pid
 
@@ -190,8 +198,8 @@ def test_child_ends_with_its_parent():
     """When stdin closes, as it does when the parent dies, the child ends although a training is going on."""
     command = [sys.executable, "-m", "agent.learning.worker"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT) as child:
-        write_frame(child.stdin, CONFIG)
-        write_frame(child.stdin, Train(1, 0, 5, 10**9, 16, 0.1), pack_params(START))
+        child.stdin.write(pack_frame(CONFIG) + pack_frame(Train(1, 0, 5, 10**9, 16, 0.1), pack_params(START)))
+        child.stdin.flush()
         assert REPLIES.decode(read_frame(child.stdout)[0]) == Progress(1, 1)
         child.stdin.close()
         while read_frame(child.stdout):
@@ -241,21 +249,21 @@ def test_a_user_s_noisy_model(tmp_path, monkeypatch):
 
 
 def test_what_cannot_be_loaded_is_an_answer(tmp_path):
-    """Missing data are said in each answer, and used once they are there."""
+    """Missing data are said in each answer, and looked for again at the next request of the same child."""
     path = tmp_path / "data.npz"
     worker = TrainerWorker(WorkerConfig(model=SHAPE, seed=1, node="a", source="npz", path=str(path)))
     assert "correct data.path" in answer(worker.submit_train, TASK).error
-    np.savez(path, x=np.zeros((5, 8, 8), dtype=np.uint8), y=np.arange(5))
-    assert answer(worker.submit_train, TASK).error == ""
+    pid = worker.pid
+    np.savez(path, x=np.zeros((5, 9, 9), dtype=np.uint8), y=np.arange(5))
+    assert "correct model.input_shape" in answer(worker.submit_train, TASK).error
+    assert worker.pid == pid
     worker.close()
 
 
 def test_broken_frames_are_refused(tmp_path):
     """A frame that is cut off or claims too much is an error before memory is taken for it."""
     file = tmp_path / "frames"
-    with file.open("wb") as stream:
-        write_frame(stream, Progress(1, 2), b"abcd")
-    whole = file.read_bytes()
+    whole = pack_frame(Progress(1, 2), b"abcd")
     huge = whole[:4] + (MAX_PAYLOAD_BYTES + 1).to_bytes(8, "little") + whole[12:]
     for content in (whole[:5], whole[:-1], whole[:14], huge, b"\xff" * 12):
         file.write_bytes(content)
@@ -269,7 +277,7 @@ def test_broken_frames_are_refused(tmp_path):
 
 
 def test_torch_stays_out_of_the_agent():
-    """All of agent.learning, numpy-only work and a child's whole life leave torch out of the agent's own process."""
+    """All of agent.learning, numpy-only work and talking to a child leave torch out of the agent's own process."""
     script = """
         import importlib, pkgutil, queue, sys
         import agent.learning
@@ -283,8 +291,8 @@ def test_torch_stays_out_of_the_agent():
         next(trainer.batches(1, 0, 9, 4))
         config = worker.WorkerConfig(model=shape, seed=1, node="a", source="digits")
         child, answers = worker.TrainerWorker(config), queue.Queue()
-        child.submit_evaluate(start, 10, answers.put)
-        assert answers.get(timeout=60).error == ""
+        child.submit_describe(answers.put)
+        assert answers.get(timeout=60).info.initial_params.tobytes() == start.tobytes()
         child.close()
         found = {"torch", "PIL", "sklearn", "agent.config", "agent.daemon", "agent.energy", "agent.network"}
         print(sorted(found & set(sys.modules)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
-from network_rig import Broker, Net, amqtt, config, mosquitto
+from network_rig import Broker, LogBox, Net, amqtt, config, mosquitto
 
 from agent.network.memory import MemoryHub
 
@@ -45,11 +46,10 @@ def net(request: pytest.FixtureRequest, no_thread_left: None) -> Iterator[Net]:
     """Give a fleet on each kind of link in turn."""
     del no_thread_left
     if request.param == "memory":
-        link: Any = MemoryHub()
+        net = Net("memory", MemoryHub())
     else:
-        silence_s = 0.15 if request.param == "amqtt" else 5.0
-        link = config(request.getfixturevalue(f"{request.param}_broker"), answer_timeout_s=silence_s)
-    net = Net("memory" if request.param == "memory" else "mqtt", link)
+        broker = request.getfixturevalue(f"{request.param}_broker")
+        net = Net("mqtt", config(broker), old_broker=request.param == "amqtt")
     yield net
     net.close()
 
@@ -77,3 +77,12 @@ def make_net(tmp_path: Path, no_thread_left: None) -> Iterator[MakeNet]:
             return broker, net
 
         yield make
+
+
+@pytest.fixture
+def log() -> Iterator[LogBox]:
+    """Give what the network package logs."""
+    handler, logger = LogBox(), logging.getLogger("agent.network")
+    logger.addHandler(handler)
+    yield handler
+    logger.removeHandler(handler)

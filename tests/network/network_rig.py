@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import subprocess
@@ -15,14 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import paho.mqtt.client as paho
+from hypothesis import settings
 
 from agent.core.types import NodeId
-from agent.network.mqtt import MqttConfig
+from agent.network.mqtt import MqttConfig, MqttTransport
 from agent.network.transport import TRANSPORTS, Identity, Subscribed, Transport
 
 MOSQUITTO = "/usr/sbin/mosquitto"
 WAIT_S = 20.0
 RUN = "ab" * 16
+ANY_TIME = settings(deadline=None, max_examples=50)
+"""For properties: no timed assertion, whatever else the machine does."""
 
 AMQTT = """
 import asyncio, sys
@@ -60,12 +64,32 @@ class Mailbox:
         """Return all items that are `wanted` once there are `count` of them."""
         with self._changed:
             if not self._changed.wait_for(lambda: sum(map(wanted, self.items)) >= count, WAIT_S):
-                raise AssertionError(f"waited {WAIT_S} s in vain; posted so far: {self.items}")
+                raise AssertionError(f"waited {WAIT_S} s in vain; last posted: {self.items[-8:]}")
             return [item for item in self.items if wanted(item)]
 
     def of(self, kind: type, count: int = 1) -> list[Any]:
         """Return all items of `kind` once there are `count` of them."""
         return self.wait(lambda item: isinstance(item, kind), count)
+
+
+class LogBox(logging.Handler):
+    """What was logged, as a mailbox to wait on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.box = Mailbox()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep the text."""
+        self.box.post(record.getMessage())
+
+    def wait(self, text: str) -> None:
+        """Wait until something with `text` in it is logged."""
+        self.box.wait(lambda line: text in line)
+
+    def count(self, text: str) -> int:
+        """Return how many lines so far have `text` in them."""
+        return sum(text in line for line in self.box.items)
 
 
 class Broker:
@@ -109,16 +133,20 @@ class Net:
     link: Any
     fleet: str = field(default_factory=lambda: f"f{uuid.uuid4().hex[:8]}")
     opened: list[Transport] = field(default_factory=list)
+    old_broker: bool = False
+    """It knows no MQTT 5: say so beforehand, since finding it out is slow and has a test of its own."""
 
     def close(self) -> None:
         """Close every transport that was made here."""
         for transport in self.opened:
             transport.close("end of the test")
 
-    def make(self, node: str, box: Mailbox, *, link: Any = None, run_id: str = "r1") -> Transport:
+    def make(self, node: str, box: Mailbox, *, run_id: str = "r1") -> Transport:
         """Return a transport that is not started yet."""
         me = Identity(self.fleet, NodeId(node), run_id, RUN, "0.1.0")
-        transport = TRANSPORTS[self.kind](link or self.link, me, box.post)
+        transport = TRANSPORTS[self.kind](self.link, me, box.post)
+        if self.old_broker and isinstance(transport, MqttTransport):
+            transport._choice.refused()
         self.opened.append(transport)
         return transport
 

@@ -1,0 +1,121 @@
+"""Replayed energy: the eight published rows, against the formula that they came from; and what every meter owes."""
+
+from __future__ import annotations
+
+import csv
+from decimal import Decimal
+from fractions import Fraction
+from importlib import resources
+
+import pytest
+
+from agent.core.budget import Ledger, Reservation
+from agent.core.types import Quality
+from agent.energy.meter import METERS, EnergySettings, Meter
+from agent.energy.trace import PublishedRow, published_row, published_rows
+from agent.errors import ConfigError
+
+MOBILENET_PARAMETERS = 3_504_872
+WORKLOADS = {"cifar10": (89_834, 640), "femnist": (1_690_046, 112)}
+"""Parameters of the workload's model, and samples in a training round."""
+ROUNDS = {
+    "cifar10": {"xiaomi-12-pro": 272, "galaxy-s22-ultra": 324, "oneplus-nord-2": 681, "poco-x3": 272},
+    "femnist": {"xiaomi-12-pro": 413, "galaxy-s22-ultra": 492, "oneplus-nord-2": 1034, "poco-x3": 413},
+}
+SETTINGS = {"trace": EnergySettings("trace", "xiaomi-12-pro", "cifar10", 1.0)}
+"""Settings with which each source can be opened here."""
+
+
+def test_each_published_cost_follows_from_its_columns() -> None:
+    """E = t x P with t = time of MobileNet x share of its parameters x 3 (forward and backward) x samples, in mWh."""
+    text = resources.files("agent.energy").joinpath("published.csv").read_text(encoding="utf-8")
+    rows = list(csv.DictReader(text.splitlines()))
+    assert len(rows) == 8
+    for row in rows:
+        parameters, samples = WORKLOADS[row["workload"]]
+        time_ms = Fraction(row["mobilenet_ms"]) * Fraction(parameters, MOBILENET_PARAMETERS) * 3 * samples
+        energy_mwh = time_ms * Fraction(row["max_power_w"]) / 3600
+        assert abs(energy_mwh - Fraction(row["energy_mwh_per_round"])) <= Fraction(1, 2 * 10**6)
+
+
+def test_the_rows_are_those_of_the_paper() -> None:
+    """Eight devices and workloads, with their rounds, and costs that are whole microjoules."""
+    got = {(row.workload, row.device): row.rounds for row in published_rows()}
+    assert got == {(w, device): rounds for w, devices in ROUNDS.items() for device, rounds in devices.items()}
+    assert published_row("cifar10", "xiaomi-12-pro").cost_uj == 23_518_350
+    for row in published_rows():
+        assert isinstance(row.cost_uj, int)
+        assert Decimal(row.cost_uj) / 3_600_000 == (Decimal(row.cost_uj) / 3_600_000).quantize(Decimal("1e-6"))
+
+
+@pytest.mark.parametrize("row", published_rows(), ids=lambda row: f"{row.workload}-{row.device}")
+def test_a_budget_pays_for_exactly_its_rounds(row: PublishedRow) -> None:
+    """272 rounds fit into the budget of 272 rounds, and not one more; in floats one of them would be lost."""
+    meter = METERS["trace"](EnergySettings("trace", row.device, row.workload, 1.0))
+    ledger, rounds = Ledger(meter.limit_uj), 0
+    while ledger.affords(meter.cost.upper_uj):
+        ledger = ledger.reserve(Reservation("run", rounds, meter.cost.upper_uj))
+        meter.open()
+        ledger = ledger.settle(meter.close().energy_uj)
+        rounds += 1
+    assert rounds == row.rounds
+    assert (ledger.left_uj, ledger.overspent_uj) == (0, 0)
+
+
+@pytest.mark.parametrize("scale", ["0", "1", "0.1", "0.3", "1e-7", "2.5", "1000"])
+def test_a_scaled_budget_is_an_exact_fraction(scale: str) -> None:
+    """The scale counts as the decimal that was written: a third of a round less is no round less."""
+    for row in published_rows():
+        exact = Fraction(scale) * row.rounds * row.cost_uj
+        assert row.limit_uj(float(scale)) == exact.numerator // exact.denominator
+
+
+@pytest.mark.parametrize("scale", [-0.1, float("inf"), float("nan")])
+def test_a_budget_that_is_no_number_of_joules_is_refused(scale: float) -> None:
+    """The message names the setting."""
+    with pytest.raises(ConfigError, match=r"energy.budget_scale is"):
+        published_rows()[0].limit_uj(scale)
+
+
+@pytest.mark.parametrize(("workload", "device"), [("cifar10", "pixel"), ("mnist", "poco-x3"), ("", "")])
+def test_an_unknown_device_is_answered_with_those_that_there_are(workload: str, device: str) -> None:
+    """All eight rows are named."""
+    with pytest.raises(ConfigError) as error:
+        METERS["trace"](EnergySettings("trace", device, workload, 1.0))
+    assert f"no published row for {workload}/{device}; there are cifar10/galaxy-s22-ultra, " in str(error.value)
+    assert all(f"{row.workload}/{row.device}" in str(error.value) for row in published_rows())
+
+
+# --- what every source of energy owes the daemon
+
+
+@pytest.fixture(params=METERS)
+def meter(request: pytest.FixtureRequest) -> Meter:
+    """Give a meter of each source."""
+    return METERS[request.param](SETTINGS[request.param])
+
+
+def test_a_window_costs_something_and_says_how_that_is_known(meter: Meter) -> None:
+    """No window is free, none costs more than what is reserved for it, and its quality is one of three."""
+    for _ in range(2):
+        meter.open()
+        assert 0 <= meter.spent_uj() <= meter.cost.upper_uj
+        reading = meter.close()
+        assert isinstance(reading.energy_uj, int)
+        assert 0 < reading.energy_uj <= meter.cost.upper_uj
+        assert reading.quality in {Quality.MEASURED, Quality.ESTIMATED, Quality.REPLAYED}
+
+
+def test_a_meter_knows_what_to_reserve(meter: Meter) -> None:
+    """The upper estimate is not below the expected one, and both and the budget are whole microjoules."""
+    assert 0 < meter.cost.expected_uj <= meter.cost.upper_uj
+    assert meter.limit_uj is None or meter.limit_uj >= 0
+
+
+def test_replayed_energy_is_the_same_however_the_training_went() -> None:
+    """A window is charged as a whole when it closes, and calls itself replayed."""
+    meter = METERS["trace"](SETTINGS["trace"])
+    meter.open()
+    assert meter.spent_uj() == 0
+    reading = meter.close()
+    assert (reading.energy_uj, reading.quality) == (23_518_350, Quality.REPLAYED)
