@@ -117,8 +117,8 @@ class Daemon:
 
     def _say_goodbye(self) -> None:
         reason = self._finished or "failed"
-        self._notifier.stopping(reason)
         self._write_status()
+        self._notifier.stopping(reason)
         self._reach.close(reason)
 
     # --- start

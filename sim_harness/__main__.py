@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ DEMO_OUT = "build/demo"
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code (see docs/exit-codes.md)."""
     args = _parser().parse_args(argv)
+    former = signal.signal(signal.SIGTERM, signal.default_int_handler)  # the agents of a run must end with it
     try:
         return int(args.command(args) or 0)
     except AgentError as error:
@@ -32,6 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("skiptrain-sim: interrupted; all agents were stopped", file=sys.stderr)
         return 130
+    finally:
+        signal.signal(signal.SIGTERM, former)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -102,7 +106,7 @@ def _demo(args: argparse.Namespace) -> int:
 
 def _make_room(out: Path) -> None:
     """Remove what an earlier demo left in `out`, and nothing else."""
-    if not out.exists() or not any(out.iterdir()):
+    if not out.is_dir() or not any(out.iterdir()):
         return
     try:
         former = load_scenario(str(out / "scenario.yaml")).name

@@ -23,6 +23,8 @@ from agent.learning.child import make_trainer
 from agent.learning.trainer import Evaluation, TorchTrainer, TrainOutcome, TrainTask
 from agent.learning.worker import WorkerConfig
 
+_log = logging.getLogger(__name__)
+
 Job = Callable[[], None]
 
 
@@ -65,8 +67,8 @@ class BenchTrainer:
         def job() -> None:
             try:
                 outcome = self._ready().train(task, progress, self._stop.is_set)
-            except AgentError as error:
-                outcome = TrainOutcome(task.params, None, 0, 0.0, str(error))
+            except Exception as error:  # noqa: BLE001  a user's model may raise anything; the bench serves the others
+                outcome = TrainOutcome(task.params, None, 0, 0.0, _reason(error))
             done(outcome)
 
         self._bench.put(job)
@@ -77,8 +79,8 @@ class BenchTrainer:
         def job() -> None:
             try:
                 result = self._ready().evaluate(params, samples)
-            except AgentError as error:
-                result = Evaluation(None, None, None, 0, str(error))
+            except Exception as error:  # noqa: BLE001  as above
+                result = Evaluation(None, None, None, 0, _reason(error))
             done(result)
 
         self._bench.put(job)
@@ -101,8 +103,15 @@ class BenchTrainer:
         return self._trainer
 
 
+def _reason(error: Exception) -> str:
+    if isinstance(error, AgentError):
+        return str(error)
+    _log.error("the trainer failed", exc_info=error)
+    return f"the trainer failed: {type(error).__name__}: {error}"
+
+
 def main(paths: Sequence[str]) -> int:
-    """Run the agents of all configuration files; return the exit code of the first that failed, else 0."""
+    """Run the agents of all configuration files; the first that fails stops the others, and its exit code counts."""
     logging.basicConfig(level="INFO", format="%(asctime)s %(levelname)s %(threadName)s %(message)s")
     bench = Bench()
     codes: list[int] = []
@@ -113,14 +122,15 @@ def main(paths: Sequence[str]) -> int:
         print(f"host: {error}", file=sys.stderr)
         return error.exit_code
 
-    def stop(number: int, _frame: object) -> None:
+    def stop(reason: str) -> None:
         for daemon in daemons:
-            daemon.stop(f"stopped by {signal.Signals(number).name}")
+            daemon.stop(reason)
 
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
+        signal.signal(number, lambda got, _frame: stop(f"stopped by {signal.Signals(got).name}"))
     threads = [
-        threading.Thread(target=_run, args=(daemon, codes), name=str(daemon.machine.config.node)) for daemon in daemons
+        threading.Thread(target=_run, args=(daemon, codes, stop), name=str(daemon.machine.config.node))
+        for daemon in daemons
     ]
     for thread in threads:
         thread.start()
@@ -134,15 +144,14 @@ def _daemon(config: AgentConfig, bench: Bench) -> Daemon:
     return open_daemon(config, trainer=BenchTrainer(bench, worker_config(config)))
 
 
-def _run(daemon: Daemon, codes: list[int]) -> None:
+def _run(daemon: Daemon, codes: list[int], stop_all: Callable[[str], None]) -> None:
     try:
-        logging.getLogger("agent").info("ended: %s", daemon.run())
-    except AgentError as error:
-        logging.getLogger("agent").error("%s", error)  # noqa: TRY400  a person's mistake needs no traceback
-        codes.append(error.exit_code)
-    except Exception:
-        logging.getLogger("agent").exception("a fault of this program")
-        codes.append(1)
+        _log.info("ended: %s", daemon.run())
+    except Exception as error:  # noqa: BLE001  one agent's fault ends all of them, whatever it is
+        mistake = isinstance(error, AgentError)
+        _log.error("%s", error if mistake else "a fault of this program", exc_info=None if mistake else error)
+        codes.append(getattr(error, "exit_code", 1))
+        stop_all(f"stopped because {threading.current_thread().name} failed")
 
 
 if __name__ == "__main__":

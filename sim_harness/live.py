@@ -34,8 +34,7 @@ _FLEET_CHARACTERS = 31
 
 def run_live(scenario: Scenario, broker_kind: str, out: Path, console: Console) -> dict[str, Any]:
     """Run the scenario with real agents; write its files to `out` (new or empty) and return the summary."""
-    if out.exists() and any(out.iterdir()):
-        raise ConfigError(f"--out {out}: there is something in it already; give a new folder, or remove that one")
+    _check_empty(out)
     started, phase_s = time.monotonic(), {}
     if scenario.discovery.mdns and scenario.nodes > OWN_PROCESS_NODES:
         console.print(
@@ -43,8 +42,7 @@ def run_live(scenario: Scenario, broker_kind: str, out: Path, console: Console) 
         )
         scenario = replace(scenario, discovery=DiscoverySettings(mdns=False, static=True))
     data = load_data(scenario)
-    out.mkdir(parents=True, exist_ok=True)
-    out = out.resolve()
+    out = _made(out)
     (out / "scenario.yaml").write_text(dump_scenario(scenario), encoding="utf-8")
     with ExitStack() as stack:
         broker = stack.enter_context(_closing(open_broker(broker_kind, out / "broker")))
@@ -72,6 +70,19 @@ def run_live(scenario: Scenario, broker_kind: str, out: Path, console: Console) 
     values = summary(scenario, evidence, accuracy, counts, chunks, wall_s, phase_s)
     write_summary(out / "summary.json", values)
     return values
+
+
+def _check_empty(out: Path) -> None:
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"--out {out}: there is something in it already; give a new folder, or remove that one")
+
+
+def _made(out: Path) -> Path:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--out {out}: cannot be made: {error.strerror}; give a folder that can") from None
+    return out.resolve()
 
 
 class _Watch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from importlib import resources
 from typing import Annotated
@@ -19,13 +20,14 @@ from agent.config import (
     PolicySection,
     Seconds,
     Section,
+    Seed,
     TopologySection,
     shared_problems,
 )
 from agent.core.participation import POLICIES, effective_schedule
 from agent.core.topology import feasible_degree
 from agent.core.types import NODE_ID, NodeId, Schedule, TopologySpec
-from agent.energy.trace import PublishedRow, published_row
+from agent.energy.trace import PublishedRow, published_row, published_rows
 from agent.errors import ConfigError
 from agent.learning.sources import SOURCES
 from agent.yaml_file import Document, choose
@@ -104,7 +106,7 @@ class Scenario(Section, frozen=True, kw_only=True):
     about: str = ""
     nodes: Annotated[int, Meta(ge=1, le=MAX_NODES)]
     rounds: Annotated[int, Meta(ge=1, le=10_000_000)]
-    seed: int = 1
+    seed: Seed = 1
     policy: PolicySection = PolicySection()
     topology: TopologySection = TopologySection()
     data: FleetDataSection = FleetDataSection()
@@ -175,7 +177,7 @@ def _problems(scenario: Scenario) -> Iterator[tuple[str, str]]:
     for i, device in enumerate(energy.devices):
         row = EnergySection(device=device, workload=energy.workload, budget_scale=energy.budget_scale)
         for where, message in shared_problems(scenario.policy, scenario.topology, scenario.model.name, row):
-            yield (f"$.energy.devices[{i}]" if where == "$.energy" else where), message
+            yield (_energy_key(energy, i) if where == "$.energy" else where), message
     names = (
         ("$.data.source", scenario.data.source, list(SOURCES)),
         ("$.data.partition.kind", scenario.data.partition.kind, list(PARTITIONS)),
@@ -187,3 +189,14 @@ def _problems(scenario: Scenario) -> Iterator[tuple[str, str]]:
             yield where, choose(name, known)
     if not NODE_ID.fullmatch(scenario.name):
         yield "$.name", f"{scenario.name!r} is no name: use a-z, 0-9 and single hyphens inside, at most 31 characters"
+    if scenario.nodes > 1 and not (scenario.discovery.mdns or scenario.discovery.static):
+        yield "$.discovery", "no way to find peers: set discovery.mdns, or discovery.static for a list, to true"
+
+
+def _energy_key(energy: FleetEnergySection, index: int) -> str:
+    """Return which setting is wrong where the device with that index has no budget."""
+    if not math.isfinite(energy.budget_scale):
+        return "$.energy.budget_scale"
+    if energy.workload not in {row.workload for row in published_rows()}:
+        return "$.energy.workload"
+    return f"$.energy.devices[{index}]"

@@ -285,7 +285,7 @@ def test_lines_are_bounded_and_the_last_two_files_are_read(journal: Journal, mon
         sizes = {path.name: path.stat().st_size for path in journal.folder.glob(f"{name}.*")}
         assert sizes.keys() == {f"{name}.jsonl", f"{name}.jsonl.1"}
         assert max(sizes.values()) <= 1_000
-        rounds = [row.round for row in read(journal.folder)]  # type: ignore[attr-defined]
+        rounds = [row.round for row in read(journal.folder)]
         assert rounds == list(range(rounds[0], 12))
         assert len(rounds) > 2
 

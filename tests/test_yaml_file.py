@@ -37,7 +37,7 @@ def read(text: str, *overrides: str) -> Outer:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("inner:\n  size: 1\n  sise: 2\n", "some.yaml:3:3: unknown key `sise` (at inner.sise)"),
+        ("inner:\n  size: 1\n  breadth: 2\n", "some.yaml:3:3: unknown key `breadth` (at inner.breadth)"),
         ("inner: {}\ninner.size: 2\n", "some.yaml:2:1: unknown key `inner.size` (at inner.size)"),
         ("inner: {}\n'a - at `b`': 2\n", "some.yaml:2:1: unknown key `a - at `b`` (at a - at `b`)"),
         ('inner: {}\n"a\\nb": 2\n', "some.yaml:2:1: unknown key `a b` (at a b)"),
@@ -88,7 +88,7 @@ def test_overrides_win_over_the_file_in_their_order() -> None:
         ("inner.size=big", "--set inner.size=big: Expected `int`, got `str` (at inner.size)"),
         ("inner.names=[a, 1]", "--set inner.names=[a, 1]: Expected `str`, got `int` (at inner.names[1])"),
         ("inner={size: big}", "--set inner={size: big}: Expected `int`, got `str` (at inner.size)"),
-        ("inner.sise=1", "--set inner.sise=1: unknown key `sise` (at inner.sise)"),
+        ("inner.breadth=1", "--set inner.breadth=1: unknown key `breadth` (at inner.breadth)"),
         ("iner.size=1", "--set iner.size=1: unknown key `iner` (at iner)"),
         ("inner.size", "--set inner.size: write it as section.key=value"),
         ("inner..size=1", "--set inner..size=1: write it as section.key=value"),

@@ -150,7 +150,7 @@ class Assembler:
 
     def __init__(self, form: Format) -> None:
         self._form = form
-        self._partial: dict[NodeId, dict[bytes, _Partial]] = {}
+        self._partial: dict[NodeId, dict[tuple[int, bytes], _Partial]] = {}
 
     def add(self, sender: NodeId, message: bytes) -> tuple[Header, ModelUpdate | None]:
         """Take one message; return its header, and the update when this was its last missing chunk."""
@@ -163,7 +163,7 @@ class Assembler:
         partial.missing.discard(header.index)
         if partial.missing:
             return header, None
-        del self._partial[sender][header.digest]
+        del self._partial[sender][header.round, header.digest]
         return header, self._finish(header, memoryview(partial.buffer))
 
     def keep_senders(self, senders: Container[NodeId]) -> None:
@@ -178,12 +178,13 @@ class Assembler:
     def _partial_of(self, header: Header) -> _Partial:
         """Return the model that a chunk belongs to; its chunks must agree on everything but their place."""
         kept = self._partial.setdefault(header.sender, {})
-        partial = kept.get(header.digest)
+        place = header.round, header.digest  # a model that did not change has one digest in many rounds
+        partial = kept.get(place)
         if partial is None:
             if len(kept) >= PARTIAL_PER_SENDER:
                 del kept[next(iter(kept))]
             partial = _Partial(header, bytearray(self._form.n_params * 4), set(range(header.count)))
-            kept[header.digest] = partial
+            kept[place] = partial
         if replace(header, offset=0, index=0) != replace(partial.header, offset=0, index=0):
             raise Refused("chunks disagree")
         return partial

@@ -23,7 +23,7 @@ _UJ_PER_MWH = 3_600_000
 
 @dataclass(frozen=True, slots=True)
 class PublishedRow:
-    """One device of the paper under one workload; the cost is exact in microjoules to the digits published."""
+    """One device of the paper under one workload; the published cost, rounded to a microjoule."""
 
     workload: str
     device: str

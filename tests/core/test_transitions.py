@@ -106,7 +106,8 @@ def test_state_diagram_is_stable_and_whole() -> None:
 def test_architecture_page_shows_the_diagram_of_the_table() -> None:
     """The state diagram that people read cannot differ from the table that the machine obeys."""
     page = ROOT / "ARCHITECTURE.md"
-    how = f"put the output of `.venv/bin/python -m agent.core.transitions` between {BEGIN} and {END} in {page.name}"
+    made = "`.venv/bin/python -m agent.core.transitions`"
+    how = f"put the output of {made}, as a ```mermaid block, between {BEGIN} and {END} in {page.name}"
     assert page.exists(), how
     text = page.read_text(encoding="utf-8")
     assert BEGIN in text, how
