@@ -76,7 +76,7 @@ def _status(args: argparse.Namespace) -> None:
         f"{status.node} of fleet {status.fleet}, run {status.run}: {status.phase}, round {status.round}/{status.rounds}"
     )
     print(f"  decision    {status.decision}; trained in {status.trained} rounds")
-    print(f"  energy      {status.spent_j:.1f} J spent on training, {budget} ({status.energy_quality})")
+    print(f"  energy      {status.spent_j:.1f} J spent on training, {budget} ({status.energy_source})")
     print(f"  broker      {status.connection}")
     print(f"  peers       {status.peers_online} online, {status.neighbours} neighbours")
     print(f"  journal     {status.journal_bytes} bytes written since the start")

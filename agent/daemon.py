@@ -232,7 +232,7 @@ class Daemon:
     @_do.register
     def _save_model(self, effect: fx.SaveModel) -> None:
         with self._disk():
-            self.journal.save_model(effect.round, effect.params)
+            self.journal.save_model(self.machine.run_hex, effect.round, effect.params)
 
     @_do.register
     def _watch(self, effect: fx.WatchNeighbours) -> None:
@@ -309,7 +309,7 @@ class Daemon:
             budget_j=None if ledger.limit_uj is None else ledger.limit_uj / 1e6,
             spent_j=ledger.charged_uj / 1e6,
             left_j=None if ledger.left_uj is None else ledger.left_uj / 1e6,
-            energy_quality=config.energy.source,
+            energy_source=config.energy.source,
             journal_bytes=self.journal.bytes_written,
             peers=tuple(
                 PeerStatus(

@@ -28,6 +28,7 @@ FORMAT = 1
 _MAGIC = "skiptrain-journal"
 _HEAD_BYTES = 256
 _STATE_BYTES = 1 << 20
+_RUN_BYTES = 16
 ROTATE_BYTES = 8 << 20
 """rounds.jsonl and evaluations.jsonl grow to this size, then begin anew; one older file of each is kept."""
 
@@ -172,7 +173,9 @@ class Journal:
                 )
         if model is not None and model.damaged:
             warnings.append(f"{self.folder}: the newest model was damaged; went back to generation {model.generation}")
-        number, params = (-1, None) if model is None else _unpack_model(model.body)
+        run, number, params = ("", -1, None) if model is None else _unpack_model(model.body)
+        if snapshot is not None and run != snapshot.run:
+            number, params = -1, None  # the model of an earlier run is no part of this one
         return Recovered(snapshot, number, params, tuple(warnings), state_lost=state is not None and state.damaged)
 
     def _read_state(self) -> Found | None:
@@ -188,10 +191,10 @@ class Journal:
         """Make the state durable before returning; OSError when the disk does not take it."""
         self.bytes_written += self._state.write(msgspec.json.encode(snapshot))
 
-    def save_model(self, round_: int, params: Params) -> None:
-        """Make the model after `round_`, shape (n,), durable before returning; OSError as above."""
-        body = round_.to_bytes(8, "little") + np.ascontiguousarray(params, dtype="<f4").tobytes()
-        self.bytes_written += self._model.write(body)
+    def save_model(self, run: str, round_: int, params: Params) -> None:
+        """Make the model of `run` (its digest in hex) after `round_`, shape (n,), durable; OSError as above."""
+        head = bytes.fromhex(run).ljust(_RUN_BYTES, b"\0") + round_.to_bytes(8, "little")
+        self.bytes_written += self._model.write(head + np.ascontiguousarray(params, dtype="<f4").tobytes())
 
     def append_record(self, record: RoundRecord) -> None:
         """Add the account of a round; OSError when the disk does not take it."""
@@ -244,9 +247,9 @@ def _end_torn_line(path: Path) -> None:
         file.truncate(size - len(tail) + tail.rfind(b"\n") + 1)
 
 
-def _unpack_model(body: bytes) -> tuple[int, Params]:
-    params = np.frombuffer(body, dtype="<f4", offset=8).astype(np.float32, copy=False)
-    return int.from_bytes(body[:8], "little"), params
+def _unpack_model(body: bytes) -> tuple[str, int, Params]:
+    run, round_ = body[:_RUN_BYTES].hex(), int.from_bytes(body[_RUN_BYTES : _RUN_BYTES + 8], "little")
+    return run, round_, np.frombuffer(body, dtype="<f4", offset=_RUN_BYTES + 8).astype(np.float32, copy=False)
 
 
 def read_records(folder: Path) -> list[RoundRecord]:

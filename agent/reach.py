@@ -16,7 +16,7 @@ from agent.errors import NetworkError
 from agent.network import transport as net
 from agent.network.mdns import BrokerFound, Mdns, PeerFound, PeerLost
 from agent.network.mdns_link import DiscoveryFailed, NameConflict
-from agent.network.membership import Membership, PeerView
+from agent.network.membership import MAX_NODES, Membership, PeerView
 
 _log = logging.getLogger(__name__)
 
@@ -124,7 +124,7 @@ class Reach:
     def _presence(self, item: net.PresenceSeen, now: float) -> Iterator[ev.Event]:
         presence = item.presence
         if presence.online and presence.run != self._run:
-            if presence.node not in self._other_runs:
+            if presence.node not in self._other_runs and len(self._other_runs) < MAX_NODES:
                 _log.warning("%s takes part in another run: its run section, model or policy differs", presence.node)
                 self._other_runs.add(presence.node)
             return

@@ -41,7 +41,7 @@ class Status(msgspec.Struct, frozen=True):
     budget_j: float | None
     spent_j: float
     left_j: float | None
-    energy_quality: str
+    energy_source: str
     journal_bytes: int
     peers: tuple[PeerStatus, ...] = ()
 

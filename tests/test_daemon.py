@@ -283,7 +283,7 @@ def write_states(config: AgentConfig, *snapshots: Snapshot, model: Params | None
     for snapshot in snapshots:
         journal.save_state(snapshot)
     if model is not None:
-        journal.save_model(0, model)
+        journal.save_model(config.descriptor().digest().hex(), 0, model)
     journal.close()
 
 

@@ -42,9 +42,10 @@ from agent.errors import JournalError
 from agent.journal import EvaluationRecord, Generations, Journal, Recovered, read_evaluations, read_records
 from tests.core.cluster import make_run
 
+RUN = "ab" * 16
 ROOT = Path(__file__).parents[1]
 SNAPSHOT = Snapshot(
-    run="ab" * 16,
+    run=RUN,
     round=3,
     begun=True,
     finished=False,
@@ -110,7 +111,7 @@ def test_everything_comes_back_as_it_was_written(journal: Journal) -> None:
     params = np.array([1.5, -0.0, 1e-38, np.pi], dtype=np.float32)
     evaluation = EvaluationRecord(3, "a", 1 / 3, None, 2.5)
     journal.save_state(SNAPSHOT)
-    journal.save_model(4, params)
+    journal.save_model(RUN, 4, params)
     journal.append_record(RECORD)
     journal.append_evaluation(evaluation)
     journal.close()
@@ -193,8 +194,8 @@ def test_two_damaged_states_stop_the_agent(journal: Journal) -> None:
 def test_a_lost_model_is_said_and_costs_no_ledger(journal: Journal) -> None:
     """One damaged model falls back; two are a warning, as the run's first weights can stand in."""
     journal.save_state(SNAPSHOT)
-    journal.save_model(1, np.ones(3, np.float32))
-    journal.save_model(3, np.ones(3, np.float32))
+    journal.save_model(RUN, 1, np.ones(3, np.float32))
+    journal.save_model(RUN, 3, np.ones(3, np.float32))
     damage(journal.folder / "model.0", "flipped")
     found = journal.recover()
     assert (found.model_round, len(found.warnings)) == (1, 1)
@@ -294,7 +295,7 @@ def test_the_bytes_written_are_counted(journal: Journal) -> None:
     """The count is that of the files' contents, each write of a generation included."""
     for round_ in range(2):
         journal.save_state(at(round_))
-    journal.save_model(0, np.ones(100, np.float32))
+    journal.save_model(RUN, 0, np.ones(100, np.float32))
     journal.append_record(RECORD)
     files = [path for path in journal.folder.iterdir() if path.name != "lock"]
     assert {path.name for path in files} == {"state.0", "state.1", "model.1", "rounds.jsonl"}
@@ -342,7 +343,7 @@ assert "torch" not in sys.modules
 start = found.snapshot.round + 1 if found.snapshot else 0
 for round_ in range(start, start + 1_000_000):
     journal.save_state(replace(snapshot, round=round_))
-    journal.save_model(round_, np.full(20_000, round_, np.float32))
+    journal.save_model(snapshot.run, round_, np.full(20_000, round_, np.float32))
     journal.append_record(replace(record, round=round_))
     print(round_, flush=True)
 """
@@ -415,7 +416,7 @@ class Card:
                 self._journal.save_state(snapshot)
                 return 0 if snapshot.finished else snapshot.round
             case fx.SaveModel(round_, params):
-                self._journal.save_model(round_, params)
+                self._journal.save_model(self._run.digest().hex(), round_, params)
                 return round_
             case fx.AppendRecord(record):
                 self._journal.append_record(record)
@@ -473,3 +474,15 @@ if __name__ == "__main__":
     for size in (6_186, 89_834, 1_690_046):
         with tempfile.TemporaryDirectory() as scratch:
             print(size, {name: round(value) for name, value in measured(Path(scratch), size).items()})
+
+
+def test_the_model_of_another_run_does_not_count(tmp_path: Path) -> None:
+    """A new run that crashes before its first model goes on from its own weights, not from the former run's."""
+    journal = Journal(tmp_path)
+    journal.save_model("cd" * 16, 9, np.ones(3, np.float32))
+    journal.save_state(SNAPSHOT)
+    journal.close()
+    journal = Journal(tmp_path)
+    found = journal.recover()
+    journal.close()
+    assert (found.snapshot, found.model_round, found.model) == (SNAPSHOT, -1, None)

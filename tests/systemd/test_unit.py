@@ -43,7 +43,7 @@ def test_the_unit_keeps_its_promises() -> None:
         "Type": "notify",
         "User": "skiptrain",
         "Restart": "on-failure",
-        "RestartPreventExitStatus": "78",
+        "RestartPreventExitStatus": "2 78",
         "StateDirectory": "skiptrain",
         "RuntimeDirectory": "skiptrain",
         "ConfigurationDirectory": "skiptrain",
