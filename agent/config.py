@@ -16,7 +16,7 @@ from agent.core.wire import HEADER_BYTES, MAX_MESSAGE_BYTES
 from agent.energy.meter import METERS, EnergySettings
 from agent.errors import ConfigError
 from agent.learning.factory import is_factory
-from agent.learning.model import MODELS
+from agent.learning.model import MODELS, model_spec, n_params, parameters
 from agent.learning.sources import SOURCES
 from agent.yaml_file import Document, choose
 
@@ -26,6 +26,9 @@ Seed = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Seconds = Annotated[float, Meta(gt=0, le=86_400 * 365)]
 Port = Annotated[int, Meta(ge=1, le=65_535)]
 Edge = tuple[str, str]
+
+MAX_PARAMS = 100_000_000
+"""A model of 400 MB, far beyond what a device can train and a broker can carry."""
 
 
 class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -208,6 +211,7 @@ def problems(config: AgentConfig) -> Iterator[tuple[str, str]]:
     yield from shared_problems(config.policy, config.topology, config.model.name, config.energy)
     yield from _name_problems(config)
     yield from _roster_problems(config.run, config.node.id)
+    yield from _model_problems(config.model)
     yield from _data_problems(config.data)
     yield from _discovery_problems(config)
 
@@ -232,6 +236,18 @@ def _roster_problems(run: RunSection, me: str) -> Iterator[tuple[str, str]]:
         yield "$.run.expect_nodes", f"the roster has {len(run.roster)} nodes; leave expect_nodes out"
     if run.mode != "barrier":
         yield "$.run.mode", choose(run.mode, ["barrier"])
+
+
+def _model_problems(model: ModelSection) -> Iterator[tuple[str, str]]:
+    if is_factory(model.name) or model.name not in MODELS:
+        return
+    try:
+        size = n_params(parameters(model_spec(ModelShape(model.name, model.input_shape, model.classes))))
+    except ConfigError as error:
+        yield "$.model", str(error)
+        return
+    if size > MAX_PARAMS:
+        yield "$.model", f"{size} parameters are more than {MAX_PARAMS}: input_shape or classes cannot be meant so"
 
 
 def _data_problems(data: DataSection) -> Iterator[tuple[str, str]]:

@@ -223,3 +223,10 @@ def test_no_bytes_raise_anything_but_a_config_error(tmp_path_factory: pytest.Tem
         assert load_config(path).node.id == "kitchen"
     except ConfigError as error:
         assert str(path) in str(error)  # noqa: PT017  both outcomes are right
+
+
+def test_a_model_that_no_device_can_hold_is_refused_before_it_is_drawn(tmp_path: Path) -> None:
+    """An input of ten million pixels a side is a slip of the pen, not a reason to run out of memory."""
+    model = ModelSection(name="gn-lenet", input_shape=(3, 10**7, 10**7), classes=10)
+    config = device_config(tmp_path, model=model)
+    assert [where for where, _ in problems(config)] == ["$.model"]

@@ -242,6 +242,18 @@ def test_a_node_stopped_before_it_took_part_is_fresh_again() -> None:
     assert not machine.snapshot().begun
 
 
+def test_a_joiner_of_the_last_round_ends_with_the_run() -> None:
+    """Where the last round's models do not come there is nothing left to join: the node says so and ends."""
+    machine = start()
+    machine.handle(ev.PeersChanged(dict.fromkeys(OTHERS, "")), 1.0)
+    for node in OTHERS:
+        machine.handle(ev.RoundAnnounced(node, 29), 2.0)
+    assert machine.phase is Phase.JOINING
+    *_, finished = machine.handle(ev.DeadlineReached(), 30.0)
+    assert finished == fx.RunFinished("the run ended before this node could join it")
+    assert machine.snapshot().finished
+
+
 def test_a_finished_run_is_not_begun_again() -> None:
     """A node that is started after its run says so and ends."""
     snapshot, config = crashed(reserved=False)
