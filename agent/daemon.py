@@ -304,7 +304,7 @@ class Daemon:
             decision=decision.reason if decision else "none yet",
             trained=machine.trained,
             connection=self._reach.connection,
-            peers_online=len(machine.live),
+            peers_online=len(machine.around.live),
             neighbours=len(neighbours),
             budget_j=None if ledger.limit_uj is None else ledger.limit_uj / 1e6,
             spent_j=ledger.charged_uj / 1e6,

@@ -253,8 +253,12 @@ def _unpack_model(body: bytes) -> tuple[str, int, Params]:
 
 
 def read_records(folder: Path) -> list[RoundRecord]:
-    """Return the records that a journal folder holds, oldest first; for reports, without locking."""
-    return _read_lines(folder, "rounds", RoundRecord)
+    """Return the records that a journal folder holds, oldest first; for reports, without locking.
+
+    A crash after a record and before the next state makes a node end that round again: its last account counts.
+    """
+    last = {(record.run, record.round): record for record in _read_lines(folder, "rounds", RoundRecord)}
+    return list(last.values())
 
 
 def read_evaluations(folder: Path) -> list[EvaluationRecord]:

@@ -12,10 +12,14 @@ from msgspec import Meta
 
 from agent.config import AgentConfig, problems
 from agent.core.types import NODE_ID
+from agent.errors import ConfigError
 from agent.yaml_file import Document
 
 _RANGE = re.compile(r"(?P<head>[a-z0-9-]*)\[(?P<first>\d+)-(?P<last>\d+)\](?P<tail>[a-z0-9-]*)")
 _MAX_RANGE = 100_000
+_PLACE = re.compile(r" - at (?:`key` in )?`(\$[^`]*)`$")
+_MADE_HERE = ("$.version", "$.node.id", "$.node.fleet", "$.run.roster")
+"""What the inventory itself decides for each device."""
 
 
 class NodeEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -48,7 +52,10 @@ def load_inventory(path: Path) -> list[AgentConfig]:
             if name in named:
                 raise document.error(f"$.nodes[{i}]", f"{name} is named a second time here")
             named[name] = (i, entry)
-    return [_config(document, inventory, name, i, entry, sorted(named)) for name, (i, entry) in named.items()]
+    if not NODE_ID.fullmatch(inventory.fleet):
+        raise document.error("$.fleet", _no_name(inventory.fleet))
+    configs = [_config(document, inventory, name, i, entry, sorted(named)) for name, (i, entry) in named.items()]
+    return _one_run(document, configs, [i for i, _ in named.values()])
 
 
 def _names(document: Document, index: int, entry: NodeEntry) -> Iterator[str]:
@@ -65,24 +72,61 @@ def _names(document: Document, index: int, entry: NodeEntry) -> Iterator[str]:
         names = [f"{match['head']}{number:0{width}d}{match['tail']}" for number in numbers]
     for name in names:
         if not NODE_ID.fullmatch(name):
-            raise document.error(where, f"{name!r} is no name: use a-z, 0-9 and single hyphens, at most 31 characters")
+            raise document.error(where, _no_name(name))
         yield name
+
+
+def _no_name(name: str) -> str:
+    return f"{name!r} is no name: use a-z, 0-9 and single hyphens inside, at most 31 characters"
 
 
 def _config(  # noqa: PLR0917
     document: Document, inventory: Inventory, name: str, index: int, entry: NodeEntry, roster: list[str]
 ) -> AgentConfig:
     """Return one device's configuration: defaults, then what its entry sets, then its name and the roster."""
-    values = _merged(inventory.defaults, entry.set)
-    values = _merged(values, {"version": 1, "node": {"id": name, "fleet": inventory.fleet}, "run": {"roster": roster}})
-    where = f"$.nodes[{index}]" if entry.set else "$.defaults"
+    given = _merged(inventory.defaults, entry.set)
+    for path in _MADE_HERE:
+        if _holds(given, path):
+            raise _error(document, entry, index, path, f"{name}: this is made from the inventory; remove it")
+    made = {"version": 1, "node": {"id": name, "fleet": inventory.fleet}, "run": {"roster": roster}}
     try:
-        config = msgspec.convert(values, AgentConfig, strict=True)
+        config = msgspec.convert(_merged(given, made), AgentConfig, strict=True)
     except msgspec.ValidationError as error:
-        raise document.error(where, f"{name}: {error}") from None
+        message, place = str(error), _PLACE.search(str(error))
+        if place is not None:
+            message = message[: place.start()]
+        raise _error(document, entry, index, place[1] if place else "$", f"{name}: {message}") from None
     for path, message in problems(config):
-        raise document.error(where, f"{name}: {message} (at {path.removeprefix('$.')})")
+        raise _error(document, entry, index, path, f"{name}: {message}")
     return config
+
+
+def _one_run(document: Document, configs: list[AgentConfig], entries: list[int]) -> list[AgentConfig]:
+    """Return `configs` if all of them describe the same run, which they must to find each other."""
+    for config, index in zip(configs, entries, strict=True):
+        if config.descriptor() != configs[0].descriptor():
+            raise document.error(
+                f"$.nodes[{index}].set",
+                f"{config.node.id} would be in another run than {configs[0].node.id}: run, policy, topology and model "
+                "are the same on all devices; put them into defaults",
+            )
+    return configs
+
+
+def _error(document: Document, entry: NodeEntry, index: int, path: str, message: str) -> ConfigError:
+    """Return the error at the place in the inventory that `path` of a device's configuration comes from."""
+    unknown = re.search(r"unknown field `(.*)`$", message)
+    own = _holds(entry.set, f"{path}.{unknown[1]}" if unknown else path)
+    return document.error((f"$.nodes[{index}].set" if own else "$.defaults") + path.removeprefix("$"), message)
+
+
+def _holds(values: object, path: str) -> bool:
+    """Say whether nested dicts have `path` (`$.run.roster`)."""
+    for part in path.partition("[")[0].split(".")[1:]:
+        if not isinstance(values, dict) or part not in values:
+            return False
+        values = values[part]
+    return path != "$"
 
 
 def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

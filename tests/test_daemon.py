@@ -607,7 +607,7 @@ def test_what_nobody_knows_is_passed_over(tmp_path: Path, rig: Rig) -> None:
     running.mailbox.post(PresenceSeen(stranger))
     running.daemon.stop("enough")
     assert running.end() == "enough"
-    assert running.daemon.machine.live == {}
+    assert running.daemon.machine.around.live == {}
 
 
 def test_a_peer_of_another_run_is_told_of_once(tmp_path: Path, rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
@@ -617,7 +617,7 @@ def test_a_peer_of_another_run_is_told_of_once(tmp_path: Path, rig: Rig, caplog:
         running.mailbox.post(PresenceSeen(Presence(NodeId("b"), True, session, "", "ef" * 16, "1")))
     running.daemon.stop("enough")
     assert running.end() == "enough"
-    assert running.daemon.machine.live == {}
+    assert running.daemon.machine.around.live == {}
     assert caplog.text.count("b takes part in another run") == 1
 
 
@@ -630,8 +630,8 @@ def test_peers_that_come_and_go_reach_the_machine(tmp_path: Path, rig: Rig) -> N
     seen: list[dict[NodeId, str]] = []
 
     def look() -> float:
-        if not seen or seen[-1] != daemon.machine.live:
-            seen.append(daemon.machine.live)
+        if not seen or seen[-1] != daemon.machine.around.live:
+            seen.append(daemon.machine.around.live)
         return 0.0
 
     daemon._clock = look

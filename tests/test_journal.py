@@ -59,6 +59,7 @@ SNAPSHOT = Snapshot(
     energy_quality=Quality.REPLAYED,
 )
 RECORD = RoundRecord(
+    run=RUN,
     node=NodeId("a"),
     round=3,
     kind=RoundKind.TRAINING,
@@ -486,3 +487,12 @@ def test_the_model_of_another_run_does_not_count(tmp_path: Path) -> None:
     found = journal.recover()
     journal.close()
     assert (found.snapshot, found.model_round, found.model) == (SNAPSHOT, -1, None)
+
+
+def test_a_round_that_was_ended_twice_counts_once(tmp_path: Path) -> None:
+    """Between a record and the next state a power cut makes the node end the round again: the last account counts."""
+    journal = Journal(tmp_path)
+    for record in (RECORD, replace(RECORD, rejected=7), replace(RECORD, run="cd" * 16)):
+        journal.append_record(record)
+    journal.close()
+    assert read_records(tmp_path) == [replace(RECORD, rejected=7), replace(RECORD, run="cd" * 16)]

@@ -28,18 +28,14 @@ from collections.abc import Callable
 from agent.core import effects as fx
 from agent.core import events as ev
 from agent.core.budget import Ledger, Reservation
-from agent.core.epochs import Epochs
-from agent.core.inbox import Inbox
 from agent.core.mixing import adopt, mix, mixing_weights
+from agent.core.neighbourhood import LAG_ROUNDS, Neighbourhood
 from agent.core.participation import POLICIES, Participant, effective_schedule
 from agent.core.round_state import MachineConfig, Phase, RoundState, restored_round
 from agent.core.seeding import seed64
 from agent.core.transitions import TRANSITIONS, Do
 from agent.core.types import Decision, ModelUpdate, NodeId, Params, Quality, Roster, Snapshot, params_digest
 from agent.errors import ContractViolation
-
-LAG_ROUNDS = 2
-"""A node this many rounds behind the majority has been given up on by it: one round ahead is normal."""
 
 
 class RoundMachine:
@@ -55,16 +51,14 @@ class RoundMachine:
         self.phase = Phase.IDLE
         self.deadline: float | None = None
         self.ledger = ledger.forfeit()
-        self.live: dict[NodeId, str] = {}
         self.trained = snapshot.trained if snapshot else 0
         self.run_hex = config.run.digest().hex()
         self._policy = POLICIES[config.run.policy]
         self.schedule = effective_schedule(self._policy, config.run.schedule)
-        self.inbox = Inbox(config.lookahead_rounds)
         self._state = restored_round(ledger, snapshot)
-        self._epochs = Epochs(config.node, config.run)
+        self.around = Neighbourhood(config)
+        self._epochs = self.around.epochs
         self._known_roster = snapshot.roster if snapshot else None
-        self._gone_since: dict[NodeId, float] = {}
         self._effects: list[fx.Effect] = []
         self._now = 0.0
         self._stopping = ""
@@ -141,13 +135,9 @@ class RoundMachine:
             self._begin_if_ready()
 
     def _on_peers(self, event: ev.PeersChanged) -> None:
-        for node in self.live.keys() - event.live.keys():
-            self._gone_since[node] = self._now
-        for node in event.live:
-            self._gone_since.pop(node, None)
-        self.live = dict(event.live)
+        self.around.take_peers(event.live, self._now)
         if self.phase is Phase.WAITING:
-            here = {self.config.node, *self.live}
+            here = self.around.here
             if self.roster is None and len(here) >= self.config.run.expect_nodes:
                 self._take_roster(Roster(0, tuple(sorted(here))))
             self._begin_if_ready()
@@ -165,37 +155,35 @@ class RoundMachine:
     def _watch(self) -> None:
         """Listen to the neighbours of now and of the rosters to come; past round 0 nobody can begin with this node."""
         if self.roster is not None:
-            self.inbox.keep_senders(self._epochs.watched)
+            self.around.inbox.keep_senders(self._epochs.watched)
             self._do(fx.WatchNeighbours(self._epochs.watched, "" if self.round else self.roster.digest().hex()))
 
     def _begin_if_ready(self) -> None:
         """Begin round 0 when all are here and ready; find the run where the neighbours' messages say it is going."""
         if self.roster is None:
             return
-        majority = self.inbox.majority_round(self._epochs.watched & self.live.keys())
+        majority = self.around.inbox.majority_round(self._epochs.watched & self.around.live.keys())
         if not self._fresh:
             if majority is not None and majority >= self.round:
                 self._leave_round(majority)
             return
         if not self._epochs.belongs_in(majority or 0):
             return
-        ready = self.roster.digest().hex()
-        everybody = set(self.roster.members) <= {self.config.node, *self.live}
         if majority is not None and majority > 0:
             self._join(majority)
-        elif majority == 0 or (everybody and all(self.live[node] == ready for node in self.peers)):
+        elif majority == 0 or self.around.all_ready():
             self._begin(0)
 
     def _on_start_timeout(self, _event: ev.Event) -> None:
         """Begin with who is there; alone nobody begins, for there is nobody to learn with."""
         run = self.config.run
         others = run.expect_nodes > 1 or bool(self.roster and set(self.roster.members) - {self.config.node})
-        if others and not self.live:
+        if others and not self.around.live:
             self._wait_on("no other node of the run can be reached; check the broker, mDNS and the fleet's name")
         elif not self._fresh:
             self._leave_round(self.round)
         elif self.roster is None:
-            self._take_roster(Roster(0, tuple(sorted({self.config.node, *self.live}))))
+            self._take_roster(Roster(0, tuple(sorted(self.around.here))))
             self.deadline = self._now + run.round_deadline_s
         elif self._epochs.belongs_in(0):
             self._begin(0)
@@ -213,8 +201,8 @@ class RoundMachine:
         self._go_to(round_)
 
     def _adopt_if_complete(self, *, at_deadline: bool = False) -> None:
-        arrived = {node: update.params for node, update in self.inbox.arrived(self.round).items()}
-        if arrived and (at_deadline or self._live_neighbours() <= arrived.keys()):
+        arrived = {node: update.params for node, update in self.around.inbox.arrived(self.round).items()}
+        if arrived and (at_deadline or self.around.live_neighbours() <= arrived.keys()):
             self.params = adopt(arrived)
             self._first_round = self.round + 1
             self._notify(f"joined the run in round {self.round} with the average of {len(arrived)} neighbours")
@@ -225,7 +213,7 @@ class RoundMachine:
             self._finish("the run ended before this node could join it")
         elif at_deadline:
             self._notify(f"no neighbour's model of round {self.round} has come: still waiting to join")
-            self._join(max(self.round, self.inbox.majority_round(self._live_neighbours()) or 0))
+            self._join(max(self.round, self.around.majority_round() or 0))
 
     # --- a round
 
@@ -271,7 +259,7 @@ class RoundMachine:
             self._state = RoundState(round_)
         self._state.started_s = self._now
         self.deadline = self._now + self.config.run.round_deadline_s
-        self.inbox.keep_window(round_)
+        self.around.inbox.keep_window(round_)
         if self._epochs.advance(round_) or leaves_start:
             self._watch()
 
@@ -336,51 +324,20 @@ class RoundMachine:
     # --- what neighbours send
 
     def _on_update(self, event: ev.UpdateReceived) -> None:
-        update = event.update
-        reason = self._epochs.refusal(update)
-        if not reason and update.params.shape != self.params.shape:
-            reason = "wrong size"
-        if not reason and update.round >= self.schedule.total_rounds:
-            reason = "no such round"
-        if reason:
-            self.inbox.rejected[reason] += 1
-        else:
-            self.inbox.offer(update, self.round, floating=self.phase is Phase.WAITING)
-        self._note_round(update.sender, update.round)
+        waiting = self.phase is Phase.WAITING
+        self.around.take_update(event.update, len(self.params), self.round, floating=waiting)
+        self._look_around()
 
     def _on_announced(self, event: ev.RoundAnnounced) -> None:
-        self._note_round(event.sender, event.round)
-
-    def _note_round(self, sender: NodeId, round_: int) -> None:
-        if sender in self._epochs.watched and round_ < self.schedule.total_rounds:
-            self.inbox.announce(sender, round_)
-            self._look_around()
+        self.around.note_round(event.sender, event.round)
+        self._look_around()
 
     def _on_rejected(self, event: ev.UpdateRejected) -> None:
-        self.inbox.rejected[event.reason] += 1
+        self.around.inbox.rejected[event.reason] += 1
 
     def _look_around(self) -> None:
         if self.phase is Phase.WAITING:
             self._begin_if_ready()
-
-    def _live_neighbours(self) -> frozenset[NodeId]:
-        return self.peers & self.live.keys()
-
-    def _awaited_until(self) -> float:
-        """Return until when the missing models of this round are worth waiting for.
-
-        Whoever is `LAG_ROUNDS` ahead will not send them any more. Where nothing has come and no neighbour can be
-        reached, it is this node that is cut off: it keeps the pace of deadlines rather than race through the run alone.
-        """
-        arrived, passed = self.inbox.arrived(self.round), self.round + LAG_ROUNDS
-        missing = {node for node in self.peers - arrived.keys() if self.inbox.newest_round(node) < passed}
-        if not missing:
-            return float("-inf")
-        latest = self._state.started_s + self.config.run.round_deadline_s
-        if missing & self.live.keys() or not (arrived or self._live_neighbours()):
-            return latest
-        gone = max(self._gone_since.get(node, float("-inf")) for node in missing)
-        return min(latest, gone + self.config.offline_grace_s)
 
     # --- the end of a round
 
@@ -389,9 +346,10 @@ class RoundMachine:
         if self.phase is Phase.JOINING:
             self._adopt_if_complete()
         while self.phase is Phase.COLLECTING:
-            majority = self.inbox.majority_round(self._live_neighbours()) or 0
+            majority = self.around.majority_round() or 0
             lagging = majority >= self.round + LAG_ROUNDS
-            self.deadline = self._awaited_until()
+            latest = self._state.started_s + self.config.run.round_deadline_s
+            self.deadline = self.around.awaited_until(self.round, latest)
             if not lagging and self.deadline > self._now:
                 return
             self._mix()
@@ -402,9 +360,7 @@ class RoundMachine:
 
     def _mix(self) -> None:
         """Average what arrived, write the account of the round, and keep and measure the model when that is due."""
-        epoch = self.roster.epoch if self.roster else -1
-        arrived = {node: got for node, got in self.inbox.arrived(self.round).items() if got.epoch == epoch}
-        me = self.config.node
+        arrived, me = self.around.to_mix(self.round), self.config.node
         weights = mixing_weights(me, len(self.peers), {node: update.degree for node, update in arrived.items()})
         digests = {node: update.digest for node, update in arrived.items()} | {me: self._state.published}
         models = {node: update.params for node, update in arrived.items()} | {me: self.params}
@@ -421,10 +377,10 @@ class RoundMachine:
             self._do(fx.Evaluate(self.round, self.params))
 
     def _record(self, mixed: tuple[tuple[NodeId, str, float], ...]) -> None:
-        kind, rejected = self.schedule.kind(self.round), self.inbox.take_rejected()
-        self._do(
-            fx.AppendRecord(self._state.record(self.config.node, kind, len(self.peers), mixed, rejected, self._now))
-        )
+        kind, rejected = self.schedule.kind(self.round), self.around.inbox.take_rejected()
+        me, expected = self.config.node, len(self.peers)
+        record = self._state.record(self.run_hex, me, kind, expected, mixed, rejected, self._now)
+        self._do(fx.AppendRecord(record))
 
     # --- the end of the run
 

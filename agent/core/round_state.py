@@ -60,6 +60,7 @@ class RoundState:
 
     def record(  # noqa: PLR0917
         self,
+        run: str,
         node: NodeId,
         kind: RoundKind,
         expected: int,
@@ -70,6 +71,7 @@ class RoundState:
         """Return the account of this round as it ends at `now`; nothing mixed at all means it is left unfinished."""
         published_s = now if self.published_s is None else self.published_s
         return RoundRecord(
+            run=run,
             node=node,
             round=self.number,
             kind=kind,

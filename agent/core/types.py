@@ -159,6 +159,8 @@ class Decision:
 class RoundRecord:
     """One node's account of one finished round; one row of rounds.csv."""
 
+    run: str
+    """Digest of the run in hex."""
     node: NodeId
     round: int
     kind: RoundKind

@@ -432,7 +432,7 @@ class Cluster:
             return
         others = (other for other in self.nodes.values() if other is not node and other.online)
         live = {other.id: other.ready for other in others if not self.is_cut(other.id) and not self.is_cut(node.id)}
-        if live != node.machine.live:
+        if live != node.machine.around.live:
             self.step(node, ev.PeersChanged(live))
 
     def change_roster(self, roster: Roster, *, leave_out: frozenset[NodeId] = frozenset()) -> None:
@@ -457,7 +457,7 @@ class Cluster:
         node.highest_round = machine.round
         assert machine.round <= machine.schedule.total_rounds
         # one sender more or less: a roster to come adds neighbours
-        assert len(machine.inbox) <= len(node.watching) * (config.lookahead_rounds + 1)
+        assert len(machine.around.inbox) <= len(node.watching) * (config.lookahead_rounds + 1)
         if machine.phase in {Phase.WAITING, Phase.JOINING, Phase.COLLECTING}:
             assert machine.deadline is not None
             late_s = 0.0 if machine.phase is Phase.COLLECTING else self.faults.timer_late_s

@@ -26,8 +26,8 @@ def state_of(machine: RoundMachine) -> tuple[object, ...]:
         machine.deadline,
         machine.snapshot(),
         machine.params.tobytes(),
-        len(machine.inbox),
-        machine.live,
+        len(machine.around.inbox),
+        machine.around.live,
     )
 
 
@@ -58,7 +58,7 @@ def test_a_liar_changes_nothing_but_a_counter(lie: str, phase: Phase) -> None:
     before = state_of(machine)
     assert machine.handle(ev.UpdateReceived(update), 2.5) == ()
     assert state_of(machine) == before
-    assert machine.inbox.rejected == {reason: 1}
+    assert machine.around.inbox.rejected == {reason: 1}
 
 
 def test_one_liar_moves_nobody_and_many_words_are_one_voice() -> None:
@@ -103,7 +103,7 @@ def test_the_first_model_of_a_sender_and_round_is_kept() -> None:
     machine = machine_in(Phase.COLLECTING)
     machine.handle(ev.UpdateReceived(update_for(machine, LIAR)), 2.5)
     machine.handle(ev.UpdateReceived(update_for(machine, LIAR, params=np.full(N_PARAMS, 9e9, np.float32))), 2.5)
-    assert machine.inbox.rejected == {"duplicate": 1}
+    assert machine.around.inbox.rejected == {"duplicate": 1}
     for node in OTHERS[1:]:
         machine.handle(ev.UpdateReceived(update_for(machine, node, 0)), 2.6)
     assert machine.round == 1
@@ -115,8 +115,8 @@ def test_who_sends_ahead_is_kept_for_two_rounds_and_no_more() -> None:
     machine = machine_in(Phase.COLLECTING)
     for round_ in (1, 2, 3):
         machine.handle(ev.UpdateReceived(update_for(machine, LIAR, round_)), 2.5)
-    assert len(machine.inbox) == 2
-    assert machine.inbox.rejected == {"too early": 1}
+    assert len(machine.around.inbox) == 2
+    assert machine.around.inbox.rejected == {"too early": 1}
 
 
 def test_a_node_that_knows_nobody_yet_keeps_a_bounded_window() -> None:
@@ -126,7 +126,7 @@ def test_a_node_that_knows_nobody_yet_keeps_a_bounded_window() -> None:
         machine.handle(ev.UpdateReceived(update_for(machine, LIAR, round_)), 2.5)
     for round_ in range(1, 30):
         machine.handle(ev.UpdateReceived(update_for(machine, LIAR, round_)), 2.5)
-    assert len(machine.inbox) == 3
+    assert len(machine.around.inbox) == 3
 
 
 def test_readiness_is_withdrawn_once_round_0_is_over() -> None:

@@ -1,0 +1,1 @@
+"""How fast things are on this machine: `python -m tests.bench` prints, and judges nothing."""
