@@ -87,11 +87,11 @@ class ModelSection(Section, frozen=True, kw_only=True):
 class LearningSection(Section, frozen=True, kw_only=True):
     """Local training: plain SGD."""
 
-    lr: Annotated[float, Meta(gt=0)] = 0.1
+    lr: Annotated[float, Meta(gt=0, le=1000)] = 0.1
     batch_size: Count = 32
     local_steps: Count = 20
     threads: Count = 1
-    loss_limit: Annotated[float, Meta(gt=0)] = 1e4
+    loss_limit: Annotated[float, Meta(gt=0, le=1e30)] = 1e4
 
 
 class DataSection(Section, frozen=True, kw_only=True):

@@ -104,7 +104,7 @@ def test_all_settings_together_can_be_planned() -> None:
         ("nope=1", "unknown key `nope`"),
         ("policy.names=greedy", "unknown key `names`"),
         ("policy.name=skiptran", "did you mean skiptrain?"),
-        ("topology.kind=regulr", "did you mean regular?"),
+        ("topology.kind=regula", "did you mean regular?"),
         ("data.source=digit", "did you mean digits?"),
         ("data.partition.kind=shards", "did you mean shard?"),
         ("model.name=small", "small-cnn"),
