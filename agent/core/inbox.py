@@ -22,9 +22,12 @@ class Inbox:
         self.rejected: Counter[str] = Counter()
         """Refusals since the record of the last round, by reason."""
 
-    def announce(self, sender: NodeId, round_: int) -> None:
-        """Note the round that a neighbour's newest message came from."""
-        self._announced[sender] = max(round_, self._announced.get(sender, round_))
+    def announce(self, sender: NodeId, round_: int) -> bool:
+        """Note the round that a neighbour's newest message came from; return whether it is news."""
+        if round_ <= self.newest_round(sender):
+            return False
+        self._announced[sender] = round_
+        return True
 
     def newest_round(self, sender: NodeId) -> int:
         """Return the highest round that `sender` has announced; -1 if none."""

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from agent.core.epochs import Epochs
 from agent.core.inbox import Inbox
 from agent.core.round_state import MachineConfig
-from agent.core.types import ModelUpdate, NodeId
+from agent.core.types import ModelUpdate, NodeId, Roster
 
 LAG_ROUNDS = 2
 """A node this many rounds behind the majority has been given up on by it: one round ahead is normal."""
 
-_NEVER = float("-inf")
+_NEVER, _ALWAYS = float("-inf"), float("inf")
 
 
 class Neighbourhood:
@@ -26,6 +26,8 @@ class Neighbourhood:
         self.live: dict[NodeId, str] = {}
         """Everybody who can be reached, with the roster digest that each is ready for."""
         self._gone_since: dict[NodeId, float] = {}
+        self._ahead_since: dict[NodeId, float] = {}
+        """When each neighbour was first heard in the round that it is in."""
 
     @property
     def here(self) -> set[NodeId]:
@@ -34,13 +36,13 @@ class Neighbourhood:
 
     def take_peers(self, live: Mapping[NodeId, str], now: float) -> None:
         """Note who can be reached, and since when those who left cannot."""
-        for node in self.live.keys() - live.keys():
+        for node in (self.live.keys() - live.keys()) & self.epochs.watched:
             self._gone_since[node] = now
         for node in live:
             self._gone_since.pop(node, None)
         self.live = dict(live)
 
-    def take_update(self, update: ModelUpdate, n_params: int, round_: int, *, floating: bool) -> None:
+    def take_update(self, update: ModelUpdate, n_params: int, round_: int, now: float, *, floating: bool) -> None:
         """Keep a model that lies on an edge and fits into the window, or count why not."""
         reason = self.epochs.refusal(update)
         if not reason and update.params.shape != (n_params,):
@@ -51,12 +53,12 @@ class Neighbourhood:
             self.inbox.rejected[reason] += 1
         else:
             self.inbox.offer(update, round_, floating=floating)
-        self.note_round(update.sender, update.round)
+        self.note_round(update.sender, update.round, now)
 
-    def note_round(self, sender: NodeId, round_: int) -> None:
+    def note_round(self, sender: NodeId, round_: int, now: float) -> None:
         """Note how far a neighbour says that it is."""
-        if sender in self.epochs.watched and round_ < self._rounds:
-            self.inbox.announce(sender, round_)
+        if sender in self.epochs.watched and round_ < self._rounds and self.inbox.announce(sender, round_):
+            self._ahead_since[sender] = now
 
     def live_neighbours(self) -> frozenset[NodeId]:
         """Return the neighbours of the roster in force that can be reached."""
@@ -73,6 +75,10 @@ class Neighbourhood:
             return False
         return all(self.live[node] == roster.digest().hex() for node in self.epochs.peers)
 
+    def anybody_ready_for(self, roster: Roster) -> bool:
+        """Say whether another node that can be reached is ready for this very roster."""
+        return roster.digest().hex() in self.live.values()
+
     def to_mix(self, round_: int) -> dict[NodeId, ModelUpdate]:
         """Return the models of `round_` whose senders computed their graph from the roster in force."""
         epoch = self.epochs.roster.epoch if self.epochs.roster else -1
@@ -81,14 +87,26 @@ class Neighbourhood:
     def awaited_until(self, round_: int, deadline: float) -> float:
         """Return until when the missing models of `round_` are worth waiting for, at most until `deadline`.
 
-        Whoever is `LAG_ROUNDS` ahead will not send them any more. Where nothing has come and no neighbour can be
-        reached, it is this node that is cut off: it keeps the pace of deadlines rather than race through the run alone.
+        Whoever has gone offline, or is a round ahead, is awaited a moment longer: its message may be under way. Whoever
+        is `LAG_ROUNDS` ahead is not. Where nothing has come and no neighbour can be reached, it is this node that is
+        cut off: it keeps the pace of deadlines rather than race through the run alone.
         """
-        arrived, passed = self.inbox.arrived(round_), round_ + LAG_ROUNDS
-        missing = {node for node in self.epochs.peers - arrived.keys() if self.inbox.newest_round(node) < passed}
-        if not missing:
-            return _NEVER
-        if missing & self.live.keys() or not (arrived or self.live_neighbours()):
+        arrived = self.inbox.arrived(round_)
+        missing = self.epochs.peers - arrived.keys()
+        behind = {node for node in missing if self.inbox.newest_round(node) < round_ + LAG_ROUNDS}
+        if behind and not (arrived or self.live_neighbours()):
             return deadline
-        gone = max(self._gone_since.get(node, _NEVER) for node in missing)
-        return min(deadline, gone + self._config.offline_grace_s)
+        return min(deadline, max((self._worth_until(node, round_) for node in behind), default=_NEVER))
+
+    def _worth_until(self, node: NodeId, round_: int) -> float:
+        grace = self._config.offline_grace_s
+        if self.inbox.newest_round(node) > round_:
+            return self._ahead_since[node] + grace
+        return _ALWAYS if node in self.live else self._gone_since.get(node, _NEVER) + grace
+
+    def awaited_to_join(self, round_: int) -> frozenset[NodeId]:
+        """Return the live neighbours whose model of `round_` may still come."""
+        arrived = self.inbox.arrived(round_)
+        return frozenset(
+            node for node in self.live_neighbours() if node not in arrived and self.inbox.newest_round(node) <= round_
+        )

@@ -129,7 +129,8 @@ class RoundMachine:
         self.phase = Phase.WAITING
         run = self.config.run
         self.deadline = self._now + (run.start_timeout_s if self._fresh else run.round_deadline_s)
-        members = self._known_roster or (Roster(0, tuple(sorted(run.roster))) if run.roster else None)
+        listed = run.roster or ((self.config.node,) if run.expect_nodes <= 1 else ())
+        members = self._known_roster or (Roster(0, tuple(sorted(listed))) if listed else None)
         if members is not None:
             self._take_roster(members)
             self._begin_if_ready()
@@ -137,10 +138,21 @@ class RoundMachine:
     def _on_peers(self, event: ev.PeersChanged) -> None:
         self.around.take_peers(event.live, self._now)
         if self.phase is Phase.WAITING:
-            here = self.around.here
-            if self.roster is None and len(here) >= self.config.run.expect_nodes:
-                self._take_roster(Roster(0, tuple(sorted(here))))
+            self._discover()
             self._begin_if_ready()
+
+    def _discover(self) -> None:
+        """Take who is here for the roster once enough are, or another one has, and go on adding until the run begins.
+
+        Nodes find each other in any order: they are ready for the same roster only when all have seen the same ones.
+        """
+        if not self._fresh or self.config.run.roster or self._known_roster is not None:
+            return
+        here, known = self.around.here, set(self.roster.members) if self.roster else set()
+        roster = Roster(0, tuple(sorted(here)))
+        decided = known or len(here) >= self.config.run.expect_nodes or self.around.anybody_ready_for(roster)
+        if here > known and decided:
+            self._take_roster(roster)
 
     def _on_roster(self, event: ev.RosterChanged) -> None:
         if self._epochs.announce(event.roster):
@@ -164,8 +176,7 @@ class RoundMachine:
             return
         majority = self.around.inbox.majority_round(self._epochs.watched & self.around.live.keys())
         if not self._fresh:
-            if majority is not None and majority >= self.round:
-                self._leave_round(majority)
+            self._resume(majority)
             return
         if not self._epochs.belongs_in(majority or 0):
             return
@@ -173,6 +184,16 @@ class RoundMachine:
             self._join(majority)
         elif majority == 0 or self.around.all_ready():
             self._begin(0)
+
+    def _resume(self, majority: int | None) -> None:
+        """After a restart, go on in the round that the neighbours are in, once that is known."""
+        if majority is None or majority < self.round:
+            return
+        if self.round == 0 < majority:  # it never mixed: its model is the one that everybody began with
+            self._record(())
+            self._join(majority)
+        else:
+            self._leave_round(majority)
 
     def _on_start_timeout(self, _event: ev.Event) -> None:
         """Begin with who is there; alone nobody begins, for there is nobody to learn with."""
@@ -185,6 +206,7 @@ class RoundMachine:
         elif self.roster is None:
             self._take_roster(Roster(0, tuple(sorted(self.around.here))))
             self.deadline = self._now + run.round_deadline_s
+            self._begin_if_ready()
         elif self._epochs.belongs_in(0):
             self._begin(0)
         else:
@@ -202,18 +224,30 @@ class RoundMachine:
 
     def _adopt_if_complete(self, *, at_deadline: bool = False) -> None:
         arrived = {node: update.params for node, update in self.around.inbox.arrived(self.round).items()}
-        if arrived and (at_deadline or self.around.live_neighbours() <= arrived.keys()):
+        awaited, majority = self.around.awaited_to_join(self.round), self.around.majority_round() or 0
+        if arrived and (at_deadline or not awaited):
             self.params = adopt(arrived)
             self._first_round = self.round + 1
             self._notify(f"joined the run in round {self.round} with the average of {len(arrived)} neighbours")
             self._do(fx.SaveModel(self.round, self.params))
             self._begin(self.round + 1)
+        elif not arrived and not awaited and majority > self.round:
+            deadline = self.deadline
+            self._join(majority)
+            self.deadline = deadline  # a fleet that runs ahead shall not put off the word that this node has not joined
+            self._adopt_if_complete()
         elif at_deadline and self.round + 1 >= self.schedule.total_rounds:
             self._over = True
             self._finish("the run ended before this node could join it")
         elif at_deadline:
-            self._notify(f"no neighbour's model of round {self.round} has come: still waiting to join")
-            self._join(max(self.round, self.around.majority_round() or 0))
+            stranger = self.around.inbox.rejected["other roster"]
+            why = (
+                "the run goes on with another roster, without this node"
+                if stranger
+                else "no neighbour's model has come"
+            )
+            self._notify(f"still waiting to join in round {self.round}: {why}")
+            self._join(max(self.round, majority))
 
     # --- a round
 
@@ -325,11 +359,11 @@ class RoundMachine:
 
     def _on_update(self, event: ev.UpdateReceived) -> None:
         waiting = self.phase is Phase.WAITING
-        self.around.take_update(event.update, len(self.params), self.round, floating=waiting)
+        self.around.take_update(event.update, len(self.params), self.round, self._now, floating=waiting)
         self._look_around()
 
     def _on_announced(self, event: ev.RoundAnnounced) -> None:
-        self.around.note_round(event.sender, event.round)
+        self.around.note_round(event.sender, event.round, self._now)
         self._look_around()
 
     def _on_rejected(self, event: ev.UpdateRejected) -> None:
@@ -342,21 +376,25 @@ class RoundMachine:
     # --- the end of a round
 
     def _advance(self) -> None:
-        """End rounds and begin the next for as long as nothing has to be waited for."""
+        """End the round if nothing more has to be waited for: one in a call, or a lone node would never return."""
         if self.phase is Phase.JOINING:
             self._adopt_if_complete()
-        while self.phase is Phase.COLLECTING:
-            majority = self.around.majority_round() or 0
-            lagging = majority >= self.round + LAG_ROUNDS
-            latest = self._state.started_s + self.config.run.round_deadline_s
-            self.deadline = self.around.awaited_until(self.round, latest)
-            if not lagging and self.deadline > self._now:
-                return
+        if self.phase is Phase.COLLECTING and self._awaited_until() <= self._now:
             self._mix()
-            if lagging:
+            majority = self.around.majority_round() or 0
+            if majority >= self.round + LAG_ROUNDS:
                 self._leave_round(majority)
             else:
                 self._begin(self.round + 1)
+        if self.phase is Phase.COLLECTING:
+            self.deadline = max(self._now, self._awaited_until())
+
+    def _awaited_until(self) -> float:
+        """Return until when this round waits; a node that lags waits for nothing."""
+        if (self.around.majority_round() or 0) >= self.round + LAG_ROUNDS:
+            return self._now
+        started_s = self._now if self._state.started_s is None else self._state.started_s
+        return self.around.awaited_until(self.round, started_s + self.config.run.round_deadline_s)
 
     def _mix(self) -> None:
         """Average what arrived, write the account of the round, and keep and measure the model when that is due."""
@@ -370,7 +408,7 @@ class RoundMachine:
 
     def _keep_and_measure(self) -> None:
         done, last = self.round + 1, self.round + 1 >= self.schedule.total_rounds
-        if last or done % self.config.save_model_every == 0:
+        if last or self.round == 0 or done % self.config.save_model_every == 0:
             self._do(fx.SaveModel(self.round, self.params))
         every = self.config.evaluate_every
         if every and (last or done % every == 0):

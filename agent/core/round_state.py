@@ -43,7 +43,8 @@ class RoundState:
     """The round under way: decided once, charged, published, and at its end written as a RoundRecord."""
 
     number: int
-    started_s: float = 0.0
+    started_s: float | None = None
+    """None after a restart: when it began is not known any more."""
     decision: Decision | None = None
     energy_uj: int = 0
     quality: Quality = Quality.NONE
@@ -70,6 +71,7 @@ class RoundState:
     ) -> RoundRecord:
         """Return the account of this round as it ends at `now`; nothing mixed at all means it is left unfinished."""
         published_s = now if self.published_s is None else self.published_s
+        started_s = published_s if self.started_s is None else self.started_s
         return RoundRecord(
             run=run,
             node=node,
@@ -84,7 +86,7 @@ class RoundState:
             rejected=rejected,
             digest_published=self.published,
             mixed=mixed,
-            train_s=published_s - self.started_s,
+            train_s=published_s - started_s,
             collect_s=now - published_s,
             error=self.error or ("" if mixed else "left unfinished"),
         )
@@ -94,7 +96,7 @@ def restored_round(ledger: Ledger, snapshot: Snapshot | None) -> RoundState:
     """Return the round to go on with after a start; a reservation that a crash left open is this round's cost."""
     if snapshot is None or not snapshot.begun:
         return RoundState(0)
-    state = RoundState(snapshot.round, 0.0, snapshot.decision, snapshot.energy_uj, snapshot.energy_quality)
+    state = RoundState(snapshot.round, None, snapshot.decision, snapshot.energy_uj, snapshot.energy_quality)
     lost = ledger.reservation
     if lost is not None and (lost.run, lost.round) == (snapshot.run, snapshot.round):
         state.charge(lost.upper_uj, Quality.ESTIMATED)

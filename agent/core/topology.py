@@ -8,6 +8,7 @@ the next one that it can have, by `feasible_degree`, which is the same on every 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from typing import TypeAlias
 
 from agent.core.seeding import generator, seed64
@@ -22,8 +23,16 @@ _REWIRED_SHARE = 0.1
 
 
 def neighbours(spec: TopologySpec, members: Iterable[NodeId], seed: int) -> Graph:
-    """Return the neighbours of every member: symmetric, without loops, independent of the order of `members`."""
-    roster = sorted(set(members))
+    """Return the neighbours of every member: symmetric, without loops, independent of the order of `members`.
+
+    The result is shared by all who ask for the same graph: read it only.
+    """
+    return _graph(spec, tuple(sorted(set(members))), seed)
+
+
+@lru_cache(maxsize=8)
+def _graph(spec: TopologySpec, members: tuple[NodeId, ...], seed: int) -> Graph:
+    roster = list(members)
     edges = TOPOLOGIES[spec.kind](roster, feasible_degree(spec, len(roster)), seed, spec.edges)
     graph: dict[NodeId, set[NodeId]] = {node: set() for node in roster}
     for a, b in edges:

@@ -74,7 +74,7 @@ TRANSITIONS: dict[Phase, dict[type[ev.Event], Rule]] = {
         ev.TrainingFinished: _REFUSED,
         ev.TrainingFailed: _REFUSED,
         ev.UpdateReceived: Rule(Do.TAKE_UPDATE, _ROUNDS),
-        ev.RoundAnnounced: Rule(Do.TAKE_ROUND),
+        ev.RoundAnnounced: Rule(Do.TAKE_ROUND, _ROUNDS),
         ev.UpdateRejected: Rule(Do.COUNT_REFUSAL),
         ev.DeadlineReached: Rule(Do.ADOPT_LATE, _ROUNDS),
         ev.StopRequested: Rule(Do.STOP, _STOPPED),

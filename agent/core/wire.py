@@ -69,15 +69,22 @@ class Header:
     count: int
 
 
-def encode(update: ModelUpdate, form: Format, max_message_bytes: int = MAX_MESSAGE_BYTES) -> list[bytes]:
-    """Return the chunks of `update`, each at most `max_message_bytes` long, header included."""
-    payload = np.ascontiguousarray(update.params, dtype="<f4").tobytes()
+def chunk_count(n_params: int, max_message_bytes: int = MAX_MESSAGE_BYTES) -> int:
+    """Return into how many messages a model is cut; ValueError when that cannot be done."""
     room = max_message_bytes - HEADER_BYTES
     if room <= 0:
         raise ValueError(f"a message of {max_message_bytes} bytes has no room beside its {HEADER_BYTES} byte header")
-    parts = [payload[start : start + room] for start in range(0, len(payload), room)] or [b""]
-    if len(parts) > MAX_CHUNKS:
-        raise ValueError(f"{len(parts)} chunks are more than {MAX_CHUNKS}: raise the broker's packet size")
+    count = max(1, -(-4 * n_params // room))
+    if count > MAX_CHUNKS:
+        raise ValueError(f"{count} chunks are more than {MAX_CHUNKS}: raise the broker's packet size")
+    return count
+
+
+def encode(update: ModelUpdate, form: Format, max_message_bytes: int = MAX_MESSAGE_BYTES) -> list[bytes]:
+    """Return the chunks of `update`, each at most `max_message_bytes` long, header included."""
+    count, room = chunk_count(form.n_params, max_message_bytes), max_message_bytes - HEADER_BYTES
+    payload = np.ascontiguousarray(update.params, dtype="<f4").tobytes()
+    parts = [payload[i * room : (i + 1) * room] for i in range(count)]
     digest = hashlib.sha256(payload).digest()[:_DIGEST_BYTES]
     return [_chunk(update, form, digest, part, i * room, i, len(parts)) for i, part in enumerate(parts)]
 

@@ -291,6 +291,7 @@ class Cluster:
         def fire() -> None:
             if node.online and node.life == life and node.armed == deadline:
                 node.armed = None
+                node.armed = None
                 self.step(node, ev.DeadlineReached())
 
         late = self.faults.timer_late_s * uniform(self.faults.seed, "timer", node.id, next(self._sent))
@@ -461,7 +462,7 @@ class Cluster:
         if machine.phase in {Phase.WAITING, Phase.JOINING, Phase.COLLECTING}:
             assert machine.deadline is not None
             late_s = 0.0 if machine.phase is Phase.COLLECTING else self.faults.timer_late_s
-            assert machine.deadline + late_s > self.now, f"{node.id} waits {machine.phase.value} for what is past"
+            assert machine.deadline + late_s >= self.now, f"{node.id} waits {machine.phase.value} for what is past"
         elif machine.phase is Phase.TRAINING:
             assert node.training is not None
             assert machine.deadline is not None or machine._state.stop_asked

@@ -13,11 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agent.core import events as ev
 from agent.core.participation import POLICIES
 from agent.core.round_state import Phase
 from agent.core.topology import TOPOLOGIES
 from agent.core.types import NodeId, Roster, RoundKind, TopologySpec
-from tests.core.cluster import COST, Cluster, Crash, Cut, Faults, make_run, names, restart_fleet
+from tests.core.cluster import COST, Cluster, Crash, Cut, Faults, Node, make_run, names, restart_fleet
 
 MANY = settings(deadline=None, derandomize=True, max_examples=80)
 ROUNDS = 6
@@ -313,6 +314,48 @@ def test_discovered_rosters_begin_with_all_that_were_expected() -> None:
     cluster = Cluster(make_run((), expect_nodes=4), nodes).run(500.0)
     assert cluster.all_done
     assert {node.disk.snapshot.roster for node in cluster.nodes.values() if node.disk.snapshot} == {Roster(0, nodes)}
+
+
+class SlowSight(Cluster):
+    """Until 5 s the first and the fourth of four nodes do not see each other."""
+
+    def _tell(self, node: Node) -> None:
+        node.told_of_peers = False
+        if not node.online or node.machine is None:
+            return
+        hidden = {frozenset(names(4)[::3])} if self.now <= 5.0 else set()
+        others = [o for o in self.nodes.values() if o is not node and o.online and {o.id, node.id} not in hidden]
+        live = {other.id: other.ready for other in others}
+        if live != node.machine.around.live:
+            self.step(node, ev.PeersChanged(live))
+
+
+def test_discovered_rosters_converge_when_more_come_than_were_expected() -> None:
+    """Nodes that saw different threes of four do not keep them: all four begin with one roster, and all edges mix."""
+    run = make_run((), expect_nodes=3, rounds=6, policy="skiptrain")
+    cluster = SlowSight(run, names(4))
+    cluster.at(5.1, cluster.presence_changed)
+    cluster.run(2000.0)
+    records = [record for node in cluster.nodes.values() for record in node.disk.last_records().values()]
+    assert cluster.all_done
+    assert {(record.peers_received, record.rejected) for record in records} == {(3, 0)}
+
+
+def test_a_node_that_comes_between_two_start_timeouts_splits_no_roster() -> None:
+    """The first start timeout begins the run for all who are there; who comes later spends nothing, and says why."""
+    run = make_run((), expect_nodes=4, rounds=100, policy="skiptrain")
+    a, b, c = nodes = names(3)
+    cluster = Cluster(run, nodes, Faults(late={b: 4.0, c: 32.0})).run(5000.0)
+    for node in (cluster.nodes[a], cluster.nodes[b]):
+        assert [record.peers_received for record in node.disk.last_records().values()] == [1] * 100
+    assert not cluster.nodes[c].trainings
+    assert any("another roster, without this node" in notice for notice in cluster.nodes[c].notices)
+
+
+def test_a_node_that_expects_nobody_else_begins_at_once() -> None:
+    """`expect_nodes: 1` is a run of one, without waiting for a start timeout."""
+    cluster = Cluster(make_run((), expect_nodes=1, rounds=3, policy="d-psgd"), names(1)).run(25.0)
+    assert cluster.all_done
 
 
 def roster_cluster(late: dict[NodeId, float] | None = None, rounds: int = 25) -> tuple[Cluster, tuple[NodeId, ...]]:

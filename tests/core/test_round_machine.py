@@ -155,13 +155,23 @@ def test_the_word_of_most_neighbours_begins_round_0() -> None:
     assert (machine.phase, machine.round) == (Phase.TRAINING, 0)
 
 
-def test_a_node_without_peers_does_all_its_rounds_in_one_call_without_recursion() -> None:
-    """A run of one node and 20,000 rounds without training is one call: a loop, not a recursion."""
-    run = make_run((ME,), rounds=20_000, policy="greedy")
+def lonely_effects(machine: RoundMachine) -> list[fx.Effect]:
+    """Drive a node without peers to its end as a driver would: each deadline is now."""
+    effects = list(machine.handle(ev.Started(), 0.0))
+    while machine.phase is not Phase.DONE:
+        assert machine.deadline == 0.0
+        more = machine.handle(ev.DeadlineReached(), 0.0)
+        assert sum(isinstance(effect, fx.AppendRecord) for effect in more) <= 1
+        effects += more
+    return effects
+
+
+def test_a_node_without_peers_ends_at_most_one_round_in_a_call() -> None:
+    """A lone node with nothing to train leaves its driver time for signals and the watchdog between two rounds."""
+    run = make_run((ME,), rounds=2_000, policy="greedy")
     machine = RoundMachine(MachineConfig(ME, run, COST), np.ones(N_PARAMS, np.float32), Ledger(0))
-    effects = machine.handle(ev.Started(), 0.0)
-    assert machine.phase is Phase.DONE
-    assert sum(isinstance(effect, fx.AppendRecord) for effect in effects) == 20_000
+    effects = lonely_effects(machine)
+    assert sum(isinstance(effect, fx.AppendRecord) for effect in effects) == 2_000
 
 
 def records(effects: tuple[fx.Effect, ...]) -> list[RoundRecord]:
@@ -300,9 +310,9 @@ def test_an_edge_mixes_only_within_one_epoch() -> None:
 
 
 def test_the_model_is_kept_and_measured_at_its_intervals_and_at_the_end() -> None:
-    """SaveModel and Evaluate come every so many rounds, and after the last one."""
+    """SaveModel comes after the first round, and it and Evaluate every so many rounds, and after the last one."""
     run = make_run((ME,), rounds=7, policy="greedy")
     config = MachineConfig(ME, run, COST, save_model_every=3, evaluate_every=2)
-    effects = RoundMachine(config, np.ones(N_PARAMS, np.float32), Ledger(0)).handle(ev.Started(), 0.0)
-    assert [effect.round for effect in effects if isinstance(effect, fx.SaveModel)] == [2, 5, 6]
+    effects = lonely_effects(RoundMachine(config, np.ones(N_PARAMS, np.float32), Ledger(0)))
+    assert [effect.round for effect in effects if isinstance(effect, fx.SaveModel)] == [0, 2, 5, 6]
     assert [effect.round for effect in effects if isinstance(effect, fx.Evaluate)] == [1, 3, 5, 6]
