@@ -77,6 +77,8 @@ def _status(args: argparse.Namespace) -> None:
     )
     print(f"  decision    {status.decision}; trained in {status.trained} rounds")
     print(f"  energy      {status.spent_j:.1f} J spent on training, {budget} ({status.energy_source})")
+    if status.ended:
+        print(f"  ended       {status.ended}")
     print(f"  broker      {status.connection}")
     print(f"  peers       {status.peers_online} online, {status.neighbours} neighbours")
     print(f"  journal     {status.journal_bytes} bytes written since the start")
@@ -107,12 +109,18 @@ class _JournalFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         text = super().format(record).replace("\n", " | ")
-        return f"<{_PRIORITY.get(record.levelno, 6)}>{text}" if "JOURNAL_STREAM" in os.environ else text
+        return f"<{_PRIORITY.get(record.levelno, 6)}>{text}" if _journal_reads() else text
+
+
+def _journal_reads() -> bool:
+    """Say whether standard error goes to systemd's journal: terminals inherit the variable, not the stream."""
+    stream = os.fstat(sys.stderr.fileno())
+    return os.environ.get("JOURNAL_STREAM") == f"{stream.st_dev}:{stream.st_ino}"
 
 
 def _set_up_logging(level: str) -> None:
     handler = logging.StreamHandler()
-    stamp = "" if "JOURNAL_STREAM" in os.environ else "%(asctime)s %(levelname)s "
+    stamp = "" if _journal_reads() else "%(asctime)s %(levelname)s "
     handler.setFormatter(_JournalFormatter(f"{stamp}%(message)s"))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
 

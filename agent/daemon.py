@@ -11,24 +11,26 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import singledispatchmethod
 from pathlib import Path
 
+from agent import __version__
 from agent.config import AgentConfig
 from agent.core import effects as fx
 from agent.core import events as ev
 from agent.core.budget import Ledger, Reservation
 from agent.core.round_machine import RoundMachine
-from agent.core.round_state import MachineConfig
+from agent.core.round_state import MachineConfig, Phase
 from agent.core.types import RoundRecord
 from agent.core.wire import Format
 from agent.energy.meter import METERS, Meter
-from agent.errors import ConfigError, ContractViolation, JournalError
+from agent.errors import AgentError, ConfigError, ContractViolation, JournalError
 from agent.journal import EvaluationRecord, Journal, Recovered
 from agent.learning.factory import ModelInfo
 from agent.learning.trainer import Evaluation
 from agent.mailbox import Mailbox
+from agent.network.transport import TransportStats
 from agent.reach import Reach, TransportMaker
 from agent.service import Notifier
 from agent.status import PeerStatus, Status, write_status
@@ -38,6 +40,8 @@ _log = logging.getLogger(__name__)
 
 STATUS_EVERY_S = 1.0
 """How old the status page may get; also the longest wait for the mailbox, so that systemd hears of an idle daemon."""
+MAX_EVALUATIONS = 4
+"""Evaluations that may wait for the trainer at a time; each holds a copy of the model."""
 LAST_EVALUATIONS_S = 60.0
 """How long a finished run waits for evaluations that are still being made."""
 
@@ -87,9 +91,12 @@ class Daemon:
         self._wait_s = min(STATUS_EVERY_S, self._notifier.watchdog_period_s or STATUS_EVERY_S)
         self._evaluating = 0
         self._finished = ""
+        self._failed = False
+        self._fault: AgentError | None = None
         self._status_due = 0.0
         self._stopping = False
         self._status_failed = False
+        self._losses = TransportStats()
         self.journal = Journal(Path(config.node.state_dir))
         try:
             self.machine = self._restore(model)
@@ -103,19 +110,40 @@ class Daemon:
             stack.callback(self.journal.close)
             stack.callback(self._trainer.close)
             stack.callback(self._say_goodbye)
+            self._introduce()
             self._reach.start()
             self._handle(ev.Started())
             self._notifier.ready(f"run {self._config.run.id}: waiting for the fleet")
             while not self._finished:
                 self._step()
-            self._wait_for_evaluations()
+            if self._fault is None:
+                self._wait_for_evaluations()
+            if self._fault is not None:
+                raise self._fault
             return self._finished
+
+    def _introduce(self) -> None:
+        config, machine = self._config, self.machine
+        _log.info(
+            "skiptrain-agent %s: node %s of fleet %s, run %s, %d rounds, %s, model %s of %d parameters",
+            __version__,
+            config.node.id,
+            config.node.fleet,
+            config.run.id,
+            config.run.rounds,
+            config.policy.name,
+            config.model.name,
+            len(machine.params),
+        )
+        if machine.round:
+            _log.info("the journal is at round %d: going on where the fleet is", machine.round)
 
     def stop(self, reason: str) -> None:
         """Ask the daemon to end cleanly; from any thread, or from a signal handler's thread."""
         self._mailbox.post_own(StopAsked(reason))
 
     def _say_goodbye(self) -> None:
+        self._failed = not self._finished
         reason = self._finished or "failed"
         self._write_status()
         self._notifier.stopping(reason)
@@ -167,7 +195,7 @@ class Daemon:
             self._status_due = self._clock() + STATUS_EVERY_S
         if deadline is not None and now >= deadline:
             self._handle(ev.DeadlineReached())
-            return
+            deadline = now  # a machine whose deadlines are all due must not keep the mailbox waiting
         item = self._mailbox.take(self._wait_s if deadline is None else min(self._wait_s, deadline - now))
         if item is not None:
             self._take(item)
@@ -185,12 +213,21 @@ class Daemon:
 
     @_take.register
     def _take_training(self, item: TrainingAnswered) -> None:
+        if item.outcome.fatal is not None:
+            self._give_up(item.outcome.fatal(item.outcome.error))
         self._handle(self._window.answer(item))
+
+    def _give_up(self, fault: AgentError) -> None:
+        """Stop cleanly, so that nothing stays reserved, and end with `fault`."""
+        self._fault = fault
+        self._handle(ev.StopRequested(f"nothing can be trained here: {fault}"))
 
     @_take.register
     def _take_evaluation(self, item: Evaluated) -> None:
         self._evaluating -= 1
         result = item.evaluation
+        if result.fatal is not None:
+            self._give_up(result.fatal(result.error))
         if result.error:
             _log.warning("round %d could not be evaluated: %s", item.round, result.error)
         record = EvaluationRecord(item.round, self._config.node.id, result.accuracy, result.own_accuracy, result.loss)
@@ -198,8 +235,12 @@ class Daemon:
             self.journal.append_evaluation(record)
 
     def _handle(self, event: ev.Event) -> None:
+        before = self.machine.around.live.keys() if self.machine.phase is Phase.WAITING else None
         for effect in self.machine.handle(event, self._clock()):
             self._do(effect)
+        if before is not None and before != self.machine.around.live.keys():
+            here, expected = len(self.machine.around.here), self._config.descriptor().expect_nodes
+            _log.info("%d of %d nodes are here", here, expected)
 
     def _wait_for_evaluations(self) -> None:
         """Wait for what a finished run still evaluates; who asks to stop has no time for that."""
@@ -236,6 +277,7 @@ class Daemon:
 
     @_do.register
     def _watch(self, effect: fx.WatchNeighbours) -> None:
+        _log.info("neighbours: %s", ", ".join(sorted(effect.peers)) or "none")
         self._reach.watch(effect)
 
     @_do.register
@@ -254,10 +296,15 @@ class Daemon:
     def _append(self, effect: fx.AppendRecord) -> None:
         with self._disk():
             self.journal.append_record(effect.record)
-        _log.info("%s", one_line(effect.record))
+        level = logging.WARNING if effect.record.error else logging.INFO
+        _log.log(level, "%s", one_line(effect.record))
+        self._tell_losses()
 
     @_do.register
     def _evaluate(self, effect: fx.Evaluate) -> None:
+        if self._evaluating >= MAX_EVALUATIONS:
+            _log.warning("round %d is not evaluated: earlier evaluations have not ended", effect.round)
+            return
         self._evaluating += 1
         round_ = effect.round
         self._trainer.submit_evaluate(
@@ -273,6 +320,14 @@ class Daemon:
     @_do.register
     def _finish(self, effect: fx.RunFinished) -> None:
         self._finished = effect.reason
+
+    def _tell_losses(self) -> None:
+        """Say once a round what got lost on the way in or out since the last time."""
+        stats = self._reach.stats()
+        dropped, refused = stats.dropped - self._losses.dropped, stats.refused - self._losses.refused
+        self._losses = stats
+        if dropped or refused:
+            _log.warning("%d messages from peers were dropped, %d chunks of own models not sent", dropped, refused)
 
     # --- status
 
@@ -311,6 +366,8 @@ class Daemon:
             left_j=None if ledger.left_uj is None else ledger.left_uj / 1e6,
             energy_source=config.energy.source,
             journal_bytes=self.journal.bytes_written,
+            network=asdict(self._reach.stats()),
+            ended=self._finished or ("failed" if self._failed else ""),
             peers=tuple(
                 PeerStatus(
                     view.node, view.online, view.node in neighbours, view.ready == ready, view.address, view.sources

@@ -93,12 +93,14 @@ class Generations:
     def _parse(self, path: Path) -> tuple[int, bytes] | None:
         try:
             with path.open("rb") as file:
-                head, body = file.readline(_HEAD_BYTES).decode("ascii").split(), file.read(self._max_bytes + 1)
+                head = file.readline(_HEAD_BYTES).decode("ascii").split()
+                length = int(head[4]) if len(head) > 4 else 0  # noqa: PLR2004  MAGIC FORMAT NAME GENERATION LENGTH
+                body = file.read(min(max(0, length), self._max_bytes, path.stat().st_size) + 1)
             if head[:1] == [_MAGIC] and int(head[1]) > FORMAT:
                 raise JournalError(
                     f"{path}: written by a newer release (format {head[1]}); update this one, or move it away"
                 )
-            name, generation, length, digest = head[2], int(head[3]), int(head[4]), head[5]
+            name, generation, digest = head[2], int(head[3]), head[5]
         except (ValueError, IndexError, OSError):
             return None
         whole = head[:2] == [_MAGIC, str(FORMAT)] and (name, length) == (self._name, len(body))

@@ -45,6 +45,8 @@ class Reach:
         self._transport: net.Transport | None = None
         self._max_message = config.mqtt.max_message_bytes
         self.connection = "looking for a broker"
+        self._address = ("", 0)
+        self._online = False
         self._mdns: Mdns | None = None
         if config.discovery.mdns:
             self._mdns = Mdns(
@@ -61,6 +63,8 @@ class Reach:
             self._mdns.start()
         if self._config.mqtt.host:
             self._connect(self._config.mqtt.host, self._config.mqtt.port)
+        else:
+            _log.info("looking for a broker of fleet %s over mDNS", self._config.node.fleet)
 
     def watch(self, wish: fx.WatchNeighbours) -> None:
         """Listen to exactly these peers, and say so once it holds."""
@@ -99,6 +103,7 @@ class Reach:
 
     def _connect(self, host: str, port: int) -> None:
         self.connection = f"connecting to {host}:{port}"
+        self._address = (host, port)
         self._transport = self._make_transport(host, port)
         if self._wish is not None:
             self._transport.watch(self._wish.peers)
@@ -143,14 +148,17 @@ class Reach:
 
     @take.register
     def _broker(self, item: BrokerFound, _now: float) -> Iterator[ev.Event]:
-        if self._transport is None:
-            _log.info("broker of fleet %s found over mDNS at %s:%d", self._config.node.fleet, item.host, item.port)
-            self._connect(item.host, item.port)
+        address = (item.host, item.port)
+        if self._transport is None or (address != self._address and not self._online):
+            _log.info("broker of fleet %s found over mDNS at %s:%d", self._config.node.fleet, *address)
+            if self._transport is not None:
+                self._transport.close("the broker has moved")
+            self._connect(*address)
         return iter(())
 
     @take.register
     def _connected(self, item: net.Connected, _now: float) -> Iterator[ev.Event]:
-        self.connection = f"connected ({item.protocol})"
+        self.connection, self._online = f"connected ({item.protocol})", True
         _log.info("connected to the broker (%s)", item.protocol)
         limit = item.max_packet_bytes
         allowed = MAX_MESSAGE_BYTES if limit is None else limit - net.PACKET_OVERHEAD_BYTES
@@ -159,7 +167,7 @@ class Reach:
 
     @take.register
     def _disconnected(self, item: net.Disconnected, _now: float) -> Iterator[ev.Event]:
-        self.connection = f"not connected: {item.reason}"
+        self.connection, self._online = f"not connected: {item.reason}", False
         _log.warning("not connected to the broker: %s; trying again", item.reason)
         return iter(())
 

@@ -43,6 +43,10 @@ class Status(msgspec.Struct, frozen=True):
     left_j: float | None
     energy_source: str
     journal_bytes: int
+    network: dict[str, int]
+    """What the transport has counted since the start: messages, bytes, drops, refusals, reconnects."""
+    ended: str
+    """Why the agent ended; empty while it runs."""
     peers: tuple[PeerStatus, ...] = ()
 
 
@@ -54,7 +58,7 @@ def write_status(folder: Path, status: Status) -> None:
 
 
 def read_status(folder: Path) -> Status:
-    """Return the page of a running agent; AgentError when there is none or its agent has gone."""
+    """Return the page of an agent that runs, or that said why it ended; AgentError when neither is so."""
     path = folder / _NAME
     try:
         status = msgspec.json.decode(path.read_bytes(), type=Status)
@@ -62,8 +66,10 @@ def read_status(folder: Path) -> Status:
         raise AgentError(f"{path} is not there: no agent has run with this node.runtime_dir") from None
     except (OSError, msgspec.MsgspecError) as error:
         raise AgentError(f"{path}: cannot be read: {error}") from None
-    if not _alive(status.pid):
-        raise AgentError(f"the agent of {status.node} (process {status.pid}) has gone; it was {status.phase}")
+    if not status.ended and not _alive(status.pid):
+        raise AgentError(
+            f"the agent of {status.node} (process {status.pid}) has gone without a word; it was {status.phase}"
+        )
     return status
 
 

@@ -10,7 +10,7 @@ from typing import Protocol
 from agent.config import LearningSection
 from agent.core import effects as fx
 from agent.core import events as ev
-from agent.core.types import Params
+from agent.core.types import Params, Quality
 from agent.energy.meter import Meter
 from agent.errors import AgentError, ContractViolation
 from agent.learning.trainer import Evaluation, TrainOutcome, TrainTask
@@ -86,6 +86,8 @@ class TrainingWindow:
             raise ContractViolation(f"an answer for round {answered.round}, which is not training")
         self._open = None
         reading, outcome = self._meter.close(), answered.outcome
+        if outcome.fatal:
+            return ev.TrainingFailed(answered.round, outcome.error, 0, Quality.NONE)  # there was nothing to train with
         if outcome.error or outcome.steps == 0 or outcome.loss is None:
             reason = outcome.error or "stopped before the first local step"
             return ev.TrainingFailed(answered.round, reason, reading.energy_uj, reading.quality)

@@ -12,6 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from agent.config import (
+    MAX_PARAMS,
     AgentConfig,
     DataSection,
     DiscoverySection,
@@ -24,10 +25,13 @@ from agent.config import (
     TopologySection,
     load_config,
     problems,
+    size_problems,
 )
 from agent.core.types import ModelShape, Schedule, TopologySpec
+from agent.core.wire import HEADER_BYTES, chunk_count
 from agent.energy.meter import EnergySettings
 from agent.errors import ConfigError
+from agent.mailbox import MAX_BYTES
 from tests.device_rig import as_yaml, device_config, write_config
 
 TEXT = """\
@@ -95,6 +99,7 @@ def test_overrides_win_over_the_file(tmp_path: Path) -> None:
         ("lr: 1e-3", "local_steps: 1e30", "agent.yaml:13:3: Expected `int`, got `float` (at learning.local_steps)"),
         ("rounds: 20", f"rounds: 20\n  seed: {2**63}", "agent.yaml:6:3: Expected `int` <= 9223372036854775807"),
         ("[1, 8, 8]", "[1, 8]", "agent.yaml:7:9: Expected `array` of length 3, got 2 (at model.input_shape)"),
+        ("host: broker.lan", "max_message_bytes: 983041", "agent.yaml:11:3: Expected `int` <= 983040"),
         ("fleet: home", "fleet: no", "agent.yaml:2:21: Expected `str`, got `bool` (at node.fleet)"),
     ],
 )
@@ -133,6 +138,8 @@ PROBLEMS: list[tuple[dict[str, Any], str, str]] = [
     ({"policy": PolicySection(name="skiptrane")}, "$.policy.name", "did you mean skiptrain?"),
     ({"topology": TopologySection(kind="rings-")}, "$.topology.kind", "did you mean rings?"),
     ({"topology": TopologySection(kind="file")}, "$.topology", "needs `edges: [[a, b], ...]`"),
+    ({"topology": TopologySection(kind="rings", degree=3)}, "$.topology.degree", "3 is no even number from 2 on"),
+    ({"topology": TopologySection(kind="rings", degree=0)}, "$.topology.degree", "0 is no even number from 2 on"),
     ({"model": ModelSection(name="lenet", input_shape=(1, 8, 8), classes=2)}, "$.model.name", "your own factory"),
     ({"data": DataSection(source="digit")}, "$.data.source", "did you mean digits?"),
     ({"data": DataSection(source="digits", test_source="x")}, "$.data.test_source", "there is no 'x'"),
@@ -144,6 +151,14 @@ PROBLEMS: list[tuple[dict[str, Any], str, str]] = [
         {"run": RunSection(id="r", rounds=1, expect_nodes=2)},
         "$.discovery",
         "no way to find peers: discovery.mdns is off, and neither discovery.peers nor run.roster lists any",
+    ),
+    (
+        {
+            "mqtt": MqttSection(host="h", max_message_bytes=2048),
+            "model": ModelSection(name="gn-lenet", input_shape=(3, 256, 256), classes=100),
+        },
+        "$.mqtt.max_message_bytes",
+        "chunks are more than 4096",
     ),
     ({"mqtt": MqttSection()}, "$.mqtt", "no way to find the broker: set mqtt.host, or leave discovery.mdns on"),
     (
@@ -230,3 +245,11 @@ def test_a_model_that_no_device_can_hold_is_refused_before_it_is_drawn(tmp_path:
     model = ModelSection(name="gn-lenet", input_shape=(3, 10**7, 10**7), classes=10)
     config = device_config(tmp_path, model=model)
     assert [where for where, _ in problems(config)] == ["$.model"]
+
+
+def test_the_largest_model_fits_into_the_mailbox_of_a_peer() -> None:
+    """`MAX_PARAMS` parameters in chunks, headers included, are less than a mailbox holds; one more is refused."""
+    assert 4 * MAX_PARAMS + chunk_count(MAX_PARAMS) * HEADER_BYTES <= MAX_BYTES
+    assert list(size_problems(MAX_PARAMS, MqttSection())) == []
+    ((where, message),) = size_problems(MAX_PARAMS + 1, MqttSection())
+    assert (where, "make it smaller" in message) == ("$.model", True)

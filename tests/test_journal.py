@@ -496,3 +496,18 @@ def test_a_round_that_was_ended_twice_counts_once(tmp_path: Path) -> None:
         journal.append_record(record)
     journal.close()
     assert read_records(tmp_path) == [replace(RECORD, rejected=7), replace(RECORD, run="cd" * 16)]
+
+
+def test_a_journal_opens_in_little_memory(tmp_path: Path) -> None:
+    """What is read is what the file holds: a board with less memory than the largest model opens a small one."""
+    journal = Journal(tmp_path)
+    journal.save_state(SNAPSHOT)
+    journal.save_model(RUN, 4, np.ones(100, np.float32))
+    journal.close()
+    code = (
+        "import resource, sys; from pathlib import Path; from agent.journal import Journal; "
+        "resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30)); "
+        f"print(Journal(Path({str(tmp_path)!r})).recover().model.size)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (result.stdout.strip(), result.stderr) == ("100", "")
