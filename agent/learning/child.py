@@ -1,15 +1,14 @@
-"""The trainer child: holds torch, model and data, serves one request after the other, and dies with its parent."""
+"""The trainer child: holds torch, model and data, serves its requests, training first, and dies with its parent."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import queue
-import signal
 import threading
 import traceback
+from collections import deque
 from pathlib import Path
-from typing import BinaryIO, NoReturn
+from typing import BinaryIO, NoReturn, TypeAlias
 
 import msgspec
 
@@ -26,16 +25,20 @@ from agent.learning.frames import (
     Failed,
     Progress,
     Reply,
+    Request,
     Stop,
     Train,
     Trained,
     WorkerConfig,
+    fatal_name,
     pack_frame,
     pack_params,
     read_frame,
     unpack_params,
 )
 from agent.learning.trainer import TorchTrainer, TrainTask
+
+_Work: TypeAlias = tuple[Train | Evaluate | Describe, bytes]
 
 _OOM_SCORE = 800
 """Of 1000: under memory pressure the kernel is to end the child, not the agent."""
@@ -44,7 +47,6 @@ _OOM_SCORE = 800
 def serve() -> NoReturn:
     """Serve the parent over this process's stdin and stdout until stdin ends."""
     inbox, outbox = _take_pipes()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(str(_OOM_SCORE))
     frame = read_frame(inbox)
@@ -64,32 +66,50 @@ def _take_pipes() -> tuple[BinaryIO, BinaryIO]:
 
 
 class Child:
-    """One thread reads the requests, so that Stop and the end of stdin are seen in mid-training; the main one works."""
+    """One thread reads the requests, so that all of them are seen in mid-work; the main one works.
+
+    Training comes before what else waits. An evaluation under way makes way for it, and begins anew afterwards: the
+    agent submits the next round's training right behind a round's evaluation, so that else few would ever come to an
+    end. The agent bounds how many may wait.
+    """
 
     def __init__(self, inbox: BinaryIO, outbox: BinaryIO, config: WorkerConfig) -> None:
         self._inbox, self._outbox, self._config = inbox, outbox, config
-        self._requests: queue.SimpleQueue[tuple[Train | Evaluate | Describe, bytes]] = queue.SimpleQueue()
-        self._stop_upto = 0
+        self._arrived = threading.Condition()
+        self._trainings: deque[_Work] = deque()
+        self._others: deque[_Work] = deque()
+        self._stop_upto = self._stops = 0
         self._trainer: TorchTrainer | None = None
 
     def run(self) -> NoReturn:
         """Work until the process ends."""
         threading.Thread(target=self._read, name="requests", daemon=True).start()
         while True:
-            self._answer(*self._requests.get())
+            self._answer(*self._next())
+
+    def _next(self) -> _Work:
+        """Wait for work and take it."""
+        with self._arrived:
+            while not (self._trainings or self._others):
+                self._arrived.wait()
+            return (self._trainings or self._others).popleft()
 
     def _read(self) -> None:
         try:
             while frame := read_frame(self._inbox):
-                request = REQUESTS.decode(frame[0])
-                if isinstance(request, Stop):
-                    self._stop_upto = max(self._stop_upto, request.upto)
-                else:
-                    self._requests.put((request, frame[1]))
+                self._take(REQUESTS.decode(frame[0]), frame[1])
         except (AgentError, msgspec.MsgspecError):
             traceback.print_exc()
             os._exit(1)
         os._exit(0)  # without waiting for the work in progress: nobody is left to hear of it
+
+    def _take(self, request: Request, payload: bytes) -> None:
+        with self._arrived:
+            if isinstance(request, Stop):
+                self._stop_upto, self._stops = max(self._stop_upto, request.upto), self._stops + 1
+            else:
+                (self._trainings if isinstance(request, Train) else self._others).append((request, payload))
+                self._arrived.notify()
 
     def _answer(self, request: Train | Evaluate | Describe, payload: bytes) -> None:
         try:
@@ -100,16 +120,18 @@ class Child:
             else:
                 self._describe(request)
         except AgentError as error:
-            self._send(Failed(request.id, str(error)))
+            never = self._trainer is None or isinstance(request, Describe)
+            self._send(Failed(request.id, str(error), fatal_name(error) if never else ""))
         except (Exception, SystemExit) as error:  # noqa: BLE001  a user's model may raise anything; the parent hears it
             traceback.print_exc()
             self._send(Failed(request.id, f"the trainer failed: {type(error).__name__}: {error}"))
 
     def _train(self, request: Train, payload: bytes) -> None:
+        trainer = self._ready_trainer()
         task = TrainTask(
             request.round, unpack_params(payload), request.seed, request.local_steps, request.batch_size, request.lr
         )
-        outcome = self._ready_trainer().train(
+        outcome = trainer.train(
             task,
             on_step=lambda steps: self._send(Progress(request.id, steps)),
             should_stop=lambda: request.id <= self._stop_upto,
@@ -118,8 +140,17 @@ class Child:
         self._send(Trained(request.id, outcome.loss, outcome.steps, outcome.seconds, outcome.error), params)
 
     def _evaluate(self, request: Evaluate, payload: bytes) -> None:
-        found = self._ready_trainer().evaluate(unpack_params(payload), request.samples)
-        self._send(Evaluated(request.id, found.accuracy, found.own_accuracy, found.loss, found.samples))
+        stops, trainer = self._stops, self._ready_trainer()
+        found = trainer.evaluate(
+            unpack_params(payload), request.samples, lambda: bool(self._trainings) or self._stops > stops
+        )
+        if not found.error:
+            self._send(Evaluated(request.id, found.accuracy, found.own_accuracy, found.loss, found.samples))
+        elif self._stops > stops:
+            self._send(Failed(request.id, "given up: the agent asked to stop"))
+        else:
+            with self._arrived:
+                self._others.appendleft((request, payload))
 
     def _describe(self, request: Describe) -> None:
         info = describe(self._config.model, self._config.seed)

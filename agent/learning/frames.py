@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, BinaryIO, TypeAlias
+from typing import TYPE_CHECKING, BinaryIO, Literal, TypeAlias
 
 import msgspec
 import numpy as np
 
 from agent.core.types import ModelShape
-from agent.errors import TrainingError
+from agent.errors import AgentError, ConfigError, DataError, TrainingError
 from agent.learning.trainer import LOSS_LIMIT
 
 if TYPE_CHECKING:
@@ -19,6 +19,15 @@ MAX_HEADER_BYTES = 2**20
 MAX_PAYLOAD_BYTES = 2**31
 
 _LENGTHS = struct.Struct("<IQ")
+
+Fatal: TypeAlias = Literal["", "ConfigError", "DataError", "TrainingError"]
+FATAL: dict[Fatal, type[AgentError] | None] = {
+    "": None,
+    "ConfigError": ConfigError,
+    "DataError": DataError,
+    "TrainingError": TrainingError,
+}
+"""Why no training can ever work with this configuration on this device, as it is written in a frame."""
 
 
 class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,7 +63,7 @@ class Train(msgspec.Struct, frozen=True, tag="train"):
 
 
 class Evaluate(msgspec.Struct, frozen=True, tag="evaluate"):
-    """A wish for an Evaluation; the payload is the params."""
+    """A wish for an Evaluation; the payload is the params. It makes way for every Train."""
 
     id: int
     samples: int
@@ -67,7 +76,7 @@ class Describe(msgspec.Struct, frozen=True, tag="describe"):
 
 
 class Stop(msgspec.Struct, frozen=True, tag="stop"):
-    """Every training up to this id is to end before its next local step."""
+    """Every training up to this id is to end before its next local step; an evaluation under way is to be given up."""
 
     upto: int
 
@@ -112,6 +121,8 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
 
     id: int
     error: str
+    fatal: Fatal = ""
+    """Set where no other request can be served either."""
 
 
 Request: TypeAlias = Train | Evaluate | Describe | Stop
@@ -145,6 +156,13 @@ def read_frame(stream: BinaryIO) -> tuple[bytes, bytes] | None:
     if len(header) < header_bytes or len(payload) < payload_bytes:
         raise TrainingError("a frame between agent and trainer was cut off")
     return header, payload
+
+
+def fatal_name(error: AgentError) -> Fatal:
+    """Return the name in FATAL for what kept a trainer from being made."""
+    if isinstance(error, ConfigError):
+        return "ConfigError"
+    return "DataError" if isinstance(error, DataError) else "TrainingError"
 
 
 def pack_params(params: Params) -> bytes:

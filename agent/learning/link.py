@@ -13,7 +13,7 @@ import sysconfig
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Generic, TypeVar, cast
 
 import msgspec
 
@@ -24,38 +24,48 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _LOG = logging.getLogger(__name__)
-_CLOSE_TIMEOUT_S = 5.0
+_CLOSE_TIMEOUT_S = 2.0
+_DRAIN_TIMEOUT_S = 1.0
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True, slots=True)
-class Open:
+class Open(Generic[Answer]):
     """A request without its answer."""
 
-    finish: Callable[[Reply, bytes], None]
-    fail: Callable[[str], None]
+    read: Callable[[Reply, bytes], Answer]
+    """Make the answer of a reply; where that raises, `fail` makes it."""
+    fail: Callable[[Failed], Answer]
+    done: Callable[[Answer], None]
     progress: Callable[[int], None] | None = None
 
 
 class Link:
-    """One life of the child: its process, a thread for each direction, and the requests it has not answered."""
+    """One life of the child: its process, three threads around it, and the requests it has not answered.
+
+    No callback is made while another one runs, and none of a request after its answer.
+    """
 
     def __init__(self, config: WorkerConfig) -> None:
         self.process = _start(config.threads)
         self._lock = threading.Lock()
-        self._unanswered: dict[int, Open] = {}
+        self._calling = threading.RLock()
+        self._unanswered: dict[int, Open[Any]] = {}
         self._over = False
         self._reason = ""
+        self._dead = threading.Event()
         self._outbox: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self.send(pack_frame(config))
-        self._threads = [
+        self._writer, self._reader, self._waiter = (
             threading.Thread(target=target, name=f"trainer-{target.__name__.strip('_')}", daemon=True)
-            for target in (self._write, self._read)
-        ]
-        for thread in self._threads:
+            for target in (self._write, self._read, self._wait)
+        )
+        for thread in (self._writer, self._reader, self._waiter):
             thread.start()
 
-    def open(self, id_: int, request: Open) -> bool:
+    def open(self, id_: int, request: Open[Any]) -> bool:
         """Take on a request; False when the child is over."""
         with self._lock:
             if not self._over:
@@ -67,21 +77,26 @@ class Link:
         self._outbox.put(frame)
 
     def kill(self, reason: str) -> None:
-        """Send SIGKILL."""
-        self._reason = self._reason or reason
-        self.process.kill()
+        """Send SIGKILL to the child and all that it started, and answer what is open without waiting for its end."""
+        with self._lock:
+            self._over = True
+            left, self._unanswered = self._unanswered, {}
+        self._outbox.put(None)
+        if not self._dead.is_set():
+            _kill_group(self.process.pid)
+        with self._calling:
+            for id_, request in left.items():
+                _answer(request, Failed(id_, reason))
 
     def close(self) -> None:
-        """Close the child's stdin, which ends it, and wait for it."""
-        self._reason = self._reason or "the agent closed the trainer"
+        """Close the child's stdin, which ends it, wait for it, and kill it where that takes long."""
+        self._reason = "the agent closed the trainer"
         self._outbox.put(None)
-        try:
-            self.process.wait(_CLOSE_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-        for thread in self._threads:
+        if not self._dead.wait(_CLOSE_TIMEOUT_S):
+            self.kill(self._reason)
+        for thread in (self._writer, self._reader, self._waiter):
             if thread is not threading.current_thread():
-                thread.join()
+                thread.join(_DRAIN_TIMEOUT_S)
 
     def _write(self) -> None:
         """Own the child's stdin: a full pipe must not hold up the agent."""
@@ -91,60 +106,79 @@ class Link:
                 stream.write(frame)
                 stream.flush()
         except OSError:
-            _LOG.debug("the trainer's stdin is closed")  # the reader says why
+            _LOG.debug("the trainer's stdin is closed")  # the waiter says why
         with contextlib.suppress(OSError):  # what is still buffered has nobody to go to
             stream.close()
 
     def _read(self) -> None:
-        """Own the child's stdout, and answer what is open when it ends."""
-        stream = cast("BinaryIO", self.process.stdout)
+        """Own the child's stdout."""
+        stream, reason = cast("BinaryIO", self.process.stdout), "it closed its pipe"
         try:
             while frame := read_frame(stream):
                 self._dispatch(REPLIES.decode(frame[0]), frame[1])
         except (TrainingError, msgspec.MsgspecError) as error:
-            self.kill(f"the trainer was ended, for its answers were not readable: {error}")
+            reason = f"its answers were not readable: {error}"
         stream.close()
+        if not self._dead.wait(_DRAIN_TIMEOUT_S):  # where it died, the waiter knows of what
+            self.kill(f"the trainer was ended, for {reason}")
+
+    def _wait(self) -> None:
+        """Wait for the child's end, not for the pipe's, which what it forked may hold open; answer what is open."""
         status = self.process.wait()
-        reason = self._reason or how_it_ended(status)
-        with self._lock:
-            self._over, left = True, list(self._unanswered.values())
-        self._outbox.put(None)
-        for request in left:
-            _call(request.fail, reason)
+        _kill_group(self.process.pid)
+        self._dead.set()
+        self._reader.join(_DRAIN_TIMEOUT_S)  # it may have answered before it died
+        self.kill(self._reason or how_it_ended(status))
 
     def _dispatch(self, reply: Reply, payload: bytes) -> None:
-        with self._lock:
-            request = self._unanswered.get(reply.id)
+        with self._calling:
+            with self._lock:
+                request = self._unanswered.get(reply.id)
+                if not isinstance(reply, Progress):
+                    self._unanswered.pop(reply.id, None)
+            if request is None:
+                return
             if not isinstance(reply, Progress):
-                self._unanswered.pop(reply.id, None)
-        if request is None:
-            return
-        if isinstance(reply, Progress):
-            if request.progress:
+                _answer(request, reply, payload)
+            elif request.progress:
                 _call(request.progress, reply.steps)
-        elif isinstance(reply, Failed):
-            _call(request.fail, reply.error)
-        else:
-            _call(request.finish, reply, payload)
 
 
-def _call(callback: Callable[..., None], *arguments: object) -> None:
-    """Call back; an error there is a bug of the caller's and must not end the reader thread."""
+def _answer(request: Open[Any], reply: Reply, payload: bytes = b"") -> None:
+    """Answer a request, whatever is wrong with the reply."""
     try:
-        callback(*arguments)
+        answer = request.fail(reply) if isinstance(reply, Failed) else request.read(reply, payload)
+    except Exception as error:  # noqa: BLE001  whatever is wrong with it, the request needs its answer
+        _LOG.exception("an answer of the trainer cannot be read")
+        answer = request.fail(Failed(reply.id, f"the trainer's answer cannot be read: {error}"))
+    _call(request.done, answer)
+
+
+def _call(callback: Callable[[Any], None], argument: object) -> None:
+    """Call back; an error there is a bug of the caller's and must not end a thread of the link."""
+    try:
+        callback(argument)
     except Exception:  # noqa: BLE001  any error of the caller's
         _LOG.exception("a callback of the trainer failed")
 
 
+def _kill_group(pid: int) -> None:
+    """Send SIGKILL to what is left of the process group that the child leads."""
+    with contextlib.suppress(ProcessLookupError):  # nobody is left
+        os.killpg(pid, signal.SIGKILL)
+
+
 def _start(threads: int) -> subprocess.Popen[bytes]:
-    """Start a fresh interpreter: a fork would copy the agent's threads' locks."""
+    """Start a fresh interpreter (a fork would copy the agent's threads' locks), in a group that can be killed whole."""
     environment = dict(os.environ, **dict.fromkeys(_THREAD_VARIABLES, str(threads)))
     root = str(Path(__file__).parents[2])
     if root != sysconfig.get_path("purelib"):  # run from a checkout, wherever the working folder is
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [environment.get("PYTHONPATH"), root]))
     command = [sys.executable, "-u", "-m", "agent.learning.worker"]
     try:
-        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+        return subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, start_new_session=True
+        )
     except OSError as error:
         raise TrainingError(f"the trainer cannot be started ({error}); {sys.executable} must be runnable") from error
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from agent.core.types import ModelShape, Params
+    from agent.errors import AgentError
     from agent.learning.data import Dataset, Indices
 
 LOSS_LIMIT = 1e4
@@ -34,7 +35,7 @@ class TrainTask:
     round: int
     params: Params = field(compare=False, repr=False)
     seed: int
-    """64 bits of this node's own, such as seed64(run.seed, "training", node): equal seeds draw equal batches."""
+    """Any 64 bits of this node's own; in the same round, equal seeds draw equal batches and equal dropout."""
     local_steps: int
     batch_size: int
     lr: float
@@ -50,6 +51,8 @@ class TrainOutcome:
     steps: int
     seconds: float
     error: str = ""
+    fatal: type[AgentError] | None = None
+    """The class of an error after which no training can ever work with this configuration on this device."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,12 @@ class Evaluation:
     samples: int
     """Of the common test set."""
     error: str = ""
+    fatal: type[AgentError] | None = None
+    """As in TrainOutcome."""
+
+
+class _GivenUpError(Exception):
+    """An evaluation was asked to stop."""
 
 
 class Trainer(Protocol):
@@ -78,8 +87,11 @@ class Trainer(Protocol):
     ) -> TrainOutcome:
         """Do the local steps; `on_step` hears how many are done, `should_stop` is asked before each."""
 
-    def evaluate(self, params: Params, samples: int) -> Evaluation:
-        """Test `params` on `samples` of each test set, always the same ones; 0 means all."""
+    def evaluate(self, params: Params, samples: int, should_stop: Callable[[], bool] | None = None) -> Evaluation:
+        """Test `params` on `samples` of each test set, always the same ones; 0 means all.
+
+        `should_stop` is asked before each batch; yes gives the evaluation up, with an error.
+        """
 
     def close(self) -> None:
         """Free what the trainer holds."""
@@ -154,13 +166,19 @@ class TorchTrainer:
             return TrainOutcome(task.params, None, len(losses), seconds, error)
         return TrainOutcome(params, math.fsum(losses) / len(losses) if losses else None, len(losses), seconds)
 
-    def evaluate(self, params: Params, samples: int) -> Evaluation:
-        """Return top-1 accuracy on the common and on the own test set."""
+    def evaluate(self, params: Params, samples: int, should_stop: Callable[[], bool] | None = None) -> Evaluation:
+        """Return top-1 accuracy on the common and on the own test set, or an error where it was given up."""
         self._set_up()
         load_params(self._module, params)
         self._module.eval()
-        accuracy, loss, count = self._score(self._test, samples) if self._test is not None else (None, None, 0)
-        own_accuracy = self._score(self._own_test, samples)[0] if len(self._own_test) else None
+        accuracy, loss, count, own_accuracy = None, None, 0, None
+        try:
+            if self._test is not None:
+                accuracy, loss, count = self._score(self._test, samples, should_stop)
+            if len(self._own_test):
+                own_accuracy = self._score(self._own_test, samples, should_stop)[0]
+        except _GivenUpError:
+            return Evaluation(None, None, None, 0, "given up before its end")
         return Evaluation(accuracy, own_accuracy, loss, count)
 
     def close(self) -> None:
@@ -198,7 +216,9 @@ class TorchTrainer:
             f"{self._loss_limit:.4g}); lower lr ({task.lr})"
         )
 
-    def _score(self, dataset: Dataset, samples: int) -> tuple[float, float, int]:
+    def _score(
+        self, dataset: Dataset, samples: int, should_stop: Callable[[], bool] | None
+    ) -> tuple[float, float, int]:
         """Return accuracy, mean loss and the number of samples they are over."""
         torch, count = self._torch, len(dataset)
         chosen = np.arange(count)
@@ -208,6 +228,8 @@ class TorchTrainer:
         right, loss = 0, 0.0
         with torch.no_grad():
             for start in range(0, len(chosen), size):
+                if should_stop and should_stop():
+                    raise _GivenUpError
                 part = chosen[start : start + size]
                 scores, y = self._module(torch.from_numpy(dataset.x[part])), torch.from_numpy(dataset.y[part])
                 right += int((scores.argmax(dim=1) == y).sum().item())

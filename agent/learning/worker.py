@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from agent.errors import ContractViolation
 from agent.learning.factory import ModelInfo
 from agent.learning.frames import (
+    FATAL,
     Describe,
     Described,
     Evaluate,
     Evaluated,
+    Failed,
     Reply,
     Request,
     Stop,
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from agent.core.types import Params
+    from agent.errors import AgentError
 
 __all__ = ["Description", "TrainerWorker", "WorkerConfig"]
 
@@ -40,13 +43,16 @@ class Description:
 
     info: ModelInfo | None
     error: str = ""
+    fatal: type[AgentError] | None = None
+    """As in TrainOutcome."""
 
 
 class TrainerWorker:
     """Trains in a child process; each submitted request is answered once, whatever becomes of the child.
 
-    Methods may be called from any thread and return at once. Callbacks run in the worker's own reader thread: they must
-    be short, and may submit. A request that cannot be served is answered with an `error`.
+    Methods may be called from any thread and return at once, `close` within seconds. Callbacks run in the worker's
+    own threads, or in the one that calls `kill` or `close`: they must be short, and may submit. Training is served
+    before evaluations. A request that cannot be served is answered with an `error`.
     """
 
     def __init__(self, config: WorkerConfig) -> None:
@@ -72,42 +78,45 @@ class TrainerWorker:
     ) -> None:
         """Train; `progress` hears of each local step, then `done` gets the outcome."""
 
-        def finish(reply: Reply, payload: bytes) -> None:
+        def read(reply: Reply, payload: bytes) -> TrainOutcome:
             reply = cast("Trained", reply)
             params = task.params if reply.error else unpack_params(payload)
-            done(TrainOutcome(params, reply.loss, reply.steps, reply.seconds, reply.error))
+            return TrainOutcome(params, reply.loss, reply.steps, reply.seconds, reply.error)
 
-        def fail(error: str) -> None:
-            done(TrainOutcome(task.params, None, 0, 0.0, error))
+        def fail(reply: Failed) -> TrainOutcome:
+            return TrainOutcome(task.params, None, 0, 0.0, reply.error, FATAL[reply.fatal])
 
         def request(id_: int) -> Train:
             return Train(id_, task.round, task.seed, task.local_steps, task.batch_size, task.lr)
 
-        self._submit(request, pack_params(task.params), Open(finish, fail, progress))
+        self._submit(request, pack_params(task.params), Open(read, fail, done, progress))
 
     def submit_evaluate(self, params: Params, samples: int, done: Callable[[Evaluation], None]) -> None:
-        """Evaluate on `samples` of each test set; 0 means all."""
+        """Evaluate on `samples` of each test set, 0 means all; with an error where newer work made it be given up."""
 
-        def finish(reply: Reply, _: bytes) -> None:
+        def read(reply: Reply, _: bytes) -> Evaluation:
             reply = cast("Evaluated", reply)
-            done(Evaluation(reply.accuracy, reply.own_accuracy, reply.loss, reply.samples))
+            return Evaluation(reply.accuracy, reply.own_accuracy, reply.loss, reply.samples)
 
-        def fail(error: str) -> None:
-            done(Evaluation(None, None, None, 0, error))
+        def fail(reply: Failed) -> Evaluation:
+            return Evaluation(None, None, None, 0, reply.error, FATAL[reply.fatal])
 
-        self._submit(lambda id_: Evaluate(id_, samples), pack_params(params), Open(finish, fail))
+        self._submit(lambda id_: Evaluate(id_, samples), pack_params(params), Open(read, fail, done))
 
     def submit_describe(self, done: Callable[[Description], None]) -> None:
         """Describe the configured model where torch is: a user's factory cannot be described elsewhere."""
 
-        def finish(reply: Reply, payload: bytes) -> None:
+        def read(reply: Reply, payload: bytes) -> Description:
             reply = cast("Described", reply)
-            done(Description(ModelInfo(reply.n_params, reply.schema_hash, unpack_params(payload))))
+            return Description(ModelInfo(reply.n_params, reply.schema_hash, unpack_params(payload)))
 
-        self._submit(Describe, b"", Open(finish, lambda error: done(Description(None, error))))
+        def fail(reply: Failed) -> Description:
+            return Description(None, reply.error, FATAL[reply.fatal])
+
+        self._submit(Describe, b"", Open(read, fail, done))
 
     def stop(self) -> None:
-        """Ask all training submitted so far to end before its next local step."""
+        """Ask all training submitted so far to end before its next local step; an evaluation under way is given up."""
         with self._lock:
             if self._link is not None:
                 self._link.send(pack_frame(Stop(self._last_id)))
@@ -115,9 +124,9 @@ class TrainerWorker:
     def kill(self) -> None:
         """End the child at once; open requests are answered, and the next one starts a fresh child."""
         with self._lock:
-            if self._link is not None:
-                self._link.kill("the agent killed the trainer")
-                self._link = None
+            link, self._link = self._link, None
+        if link is not None:
+            link.kill("the agent killed the trainer")
 
     def close(self) -> None:
         """End the child for good and wait for it."""
@@ -126,7 +135,7 @@ class TrainerWorker:
         if link is not None:
             link.close()
 
-    def _submit(self, request: Callable[[int], Request], payload: bytes, open_: Open) -> None:
+    def _submit(self, request: Callable[[int], Request], payload: bytes, open_: Open[Any]) -> None:
         with self._lock:
             if self._closed:
                 raise ContractViolation("a request was submitted to a trainer that is closed")

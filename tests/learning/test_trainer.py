@@ -165,6 +165,21 @@ def test_evaluation_sample_is_fixed(trainer):
     assert trainer.evaluate(START, 360) == trainer.evaluate(START, 0)
 
 
+def test_evaluation_can_be_given_up(trainer, monkeypatch):
+    """It ends between two batches with an error and no numbers; being asked in vain changes no bit."""
+    monkeypatch.setattr(trainer_module, "_EVALUATION_BATCH", 100)
+    asked = itertools.count()
+    assert trainer.evaluate(START, 0, lambda: next(asked) < 0) == trainer.evaluate(START, 0)
+    batches_ = next(asked)
+    assert batches_ == 4 + 2  # of 360 common and 142 or so own samples
+    for last in range(batches_):
+        asked = itertools.count()
+        found = trainer.evaluate(START, 0, lambda: next(asked) >= last)  # noqa: B023  called at once
+        assert "given up" in found.error
+        assert (found.accuracy, found.own_accuracy, found.loss, found.samples) == (None, None, None, 0)
+        assert next(asked) == last + 1
+
+
 def test_no_test_set():
     """Without a common test set there is an accuracy on the node's own samples only."""
     found = TorchTrainer(SHAPE, TRAIN, OWN, seed=1).evaluate(START, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import resource
@@ -13,15 +14,26 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
 import agent
 from agent.core.types import ModelShape
-from agent.errors import ContractViolation, TrainingError
+from agent.errors import ConfigError, ContractViolation, DataError, TrainingError
+from agent.learning import worker as worker_module
 from agent.learning.child import make_trainer
 from agent.learning.factory import describe
-from agent.learning.frames import MAX_PAYLOAD_BYTES, REPLIES, Progress, Train, pack_frame, pack_params, read_frame
+from agent.learning.frames import (
+    MAX_PAYLOAD_BYTES,
+    REPLIES,
+    Progress,
+    Train,
+    pack_frame,
+    pack_params,
+    read_frame,
+    unpack_params,
+)
 from agent.learning.link import how_it_ended
 from agent.learning.trainer import TrainTask
 from agent.learning.worker import TrainerWorker, WorkerConfig
@@ -32,6 +44,7 @@ CONFIG = WorkerConfig(model=SHAPE, seed=1, node="a", source="digits", test_sourc
 START = describe(SHAPE, 1).initial_params
 TASK = TrainTask(round=2, params=START, seed=5, local_steps=8, batch_size=16, lr=0.1)
 FOREVER = replace(TASK, local_steps=10**9)
+LINEAR_START = np.linspace(-1, 1, 650, dtype=np.float32)
 TIMEOUT_S = 120
 
 
@@ -112,6 +125,7 @@ def test_divergence_and_wrong_parameters_are_answers(worker):
     assert "lower lr" in diverged.error
     assert diverged.params is START
     foreign = answer(worker.submit_train, replace(TASK, params=START[:5]))
+    assert diverged.fatal is foreign.fatal is None
     assert "6186 parameters" in foreign.error
     assert "6186 parameters" in answer(worker.submit_evaluate, START[:5], 0).error
     assert worker.pid == pid
@@ -131,6 +145,18 @@ def test_a_failing_callback_harms_nobody(worker, caplog):
     assert "a callback of the trainer failed" in caplog.text
 
 
+def test_an_answer_that_cannot_be_read_is_a_failure(worker, monkeypatch):
+    """A reply with a payload of no whole number of parameters answers its request once, with an error."""
+    monkeypatch.setattr(worker_module, "unpack_params", lambda payload: unpack_params(payload[:-1]))
+    outcomes: queue.Queue = queue.Queue()
+    worker.submit_train(TASK, outcomes.put)
+    assert answer(worker.submit_evaluate, START, 10).error == ""
+    outcome = outcomes.get_nowait()
+    assert "cannot be read: 24743 bytes are no whole number" in outcome.error
+    assert outcome.params is START
+    assert outcomes.empty()
+
+
 def test_child_is_the_first_to_die(worker):
     """The child asks the kernel to end it rather than the agent when memory runs out."""
     answer(worker.submit_evaluate, START, 10)
@@ -146,6 +172,7 @@ def test_killed_in_mid_training(worker):
     for outcome in (outcomes.get(timeout=TIMEOUT_S) for _ in range(2)):
         assert "killed by SIGKILL: out of memory?" in outcome.error
         assert outcome.params is START
+        assert outcome.fatal is None
     assert answer(worker.submit_describe).info == describe(SHAPE, 1)
     assert worker.pid != pid
 
@@ -156,9 +183,9 @@ def test_kill_and_go_on(worker):
     worker.submit_train(FOREVER, outcomes.put)
     pid = worker.pid
     worker.kill()
+    assert outcomes.get_nowait().error == "the agent killed the trainer"
     assert not worker.alive
     assert answer(worker.submit_describe).error == ""
-    assert outcomes.get(timeout=TIMEOUT_S).error == "the agent killed the trainer"
     assert worker.pid != pid
 
 
@@ -245,6 +272,7 @@ def test_a_user_s_noisy_model(tmp_path, monkeypatch):
     assert (outcome.error, outcome.steps) == ("", 2)
     outcome = answer(worker.submit_train, replace(TASK, params=start, batch_size=3))
     assert "SystemExit: 4" in outcome.error
+    assert outcome.fatal is None
     worker.close()
 
 
@@ -258,6 +286,199 @@ def test_what_cannot_be_loaded_is_an_answer(tmp_path):
     assert "correct model.input_shape" in answer(worker.submit_train, TASK).error
     assert worker.pid == pid
     worker.close()
+
+
+@pytest.mark.parametrize(
+    ("change", "fatal"),
+    [
+        ({"source": "npz", "path": "no-such.npz"}, DataError),
+        ({"test_source": "npz", "test_path": "no-such.npz"}, DataError),
+        ({"source": "no-such"}, ConfigError),
+        ({}, TrainingError),
+    ],
+)
+def test_what_can_never_work_is_fatal(tmp_path, monkeypatch, change, fatal):
+    """Where no trainer can be made, each answer carries the class of error: data first, then torch, missing here."""
+    tmp_path.joinpath("torch.py").write_text("raise ImportError('no torch for this board')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    worker = TrainerWorker(msgspec.structs.replace(CONFIG, **change))
+    for found in (answer(worker.submit_evaluate, START, 0), answer(worker.submit_train, TASK)):
+        assert found.error
+        assert found.fatal is fatal
+    worker.close()
+
+
+def test_a_model_that_cannot_be_built_is_fatal():
+    """A description says so, too."""
+    worker = TrainerWorker(msgspec.structs.replace(CONFIG, model=ModelShape("no-such", (1, 8, 8), 10)))
+    described = answer(worker.submit_describe)
+    assert (described.info, described.fatal) == (None, ConfigError)
+    worker.close()
+
+
+@pytest.fixture
+def gated(tmp_path, monkeypatch):
+    """Return a worker and a function that submits an evaluation and waits until it is in its first batch of two.
+
+    That batch ends when the child has taken a request other than an evaluation.
+    """
+    gate = tmp_path / "gate"
+    tmp_path.joinpath("gated.py").write_text(
+        textwrap.dedent(f"""
+            import threading
+            from pathlib import Path
+            from torch import nn
+            from agent.learning import child, frames
+            gate, urgent, take = Path({str(gate)!r}), threading.Event(), child.Child._take
+            def watched(self, request, payload):
+                take(self, request, payload)
+                if not isinstance(request, frames.Evaluate):
+                    urgent.set()
+            child.Child._take = watched
+            class Gated(nn.Module):
+                def __init__(self, classes):
+                    super().__init__()
+                    self.last = nn.Linear(64, classes)
+                def forward(self, x):
+                    if len(x) == 1024 and gate.exists():
+                        urgent.clear()
+                        gate.write_text("begun")
+                        gate.unlink()
+                        urgent.wait()
+                    return self.last(x.flatten(1))
+            def make(input_shape, classes):
+                return Gated(classes)
+        """)
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    path = str(tmp_path / "data.npz")
+    np.savez(path, x=np.arange(1030 * 64, dtype=np.uint8).reshape(1030, 8, 8), y=np.arange(1030) % 10)
+    shape = ModelShape("gated:make", (1, 8, 8), 10)
+    worker = TrainerWorker(
+        WorkerConfig(
+            model=shape, seed=1, node="a", source="npz", path=path, held_out=0.0, test_source="npz", test_path=path
+        )
+    )
+
+    def begin(done):
+        os.mkfifo(gate)
+        worker.submit_evaluate(LINEAR_START, 0, done)
+        assert gate.read_text() == "begun"
+
+    yield worker, begin
+    worker.close()
+
+
+def test_training_goes_before_evaluation(gated):
+    """An evaluation makes way for training and comes to the same bits later, before those that came after it."""
+    worker, begin = gated
+    answers: queue.Queue = queue.Queue()
+    task = replace(TASK, params=LINEAR_START)
+
+    def named(name):
+        return lambda found: answers.put((name, found))
+
+    begin(named("first"))
+    worker.submit_train(task, named("training"))
+    (one, trained), (two, first) = (answers.get(timeout=TIMEOUT_S) for _ in range(2))
+    assert (one, trained.steps, trained.error, two, first.error) == ("training", 8, "", "first", "")
+    assert first == answer(worker.submit_evaluate, LINEAR_START, 0)
+    assert first.samples == 1030
+
+    begin(named("old"))
+    worker.submit_evaluate(LINEAR_START, 0, named("new"))
+    worker.submit_train(task, named("training"))
+    got = [answers.get(timeout=TIMEOUT_S) for _ in range(3)]
+    assert [name for name, _ in got] == ["training", "old", "new"]
+    assert got[1][1] == got[2][1] == first
+
+    begin(named("stopped"))
+    worker.stop()
+    assert answers.get(timeout=TIMEOUT_S)[1].error == "given up: the agent asked to stop"
+    assert answer(worker.submit_evaluate, LINEAR_START, 0) == first
+
+
+@pytest.fixture
+def forking(tmp_path, monkeypatch):
+    """Return a function that gives a worker, its request without end, and the life of what its factory forked.
+
+    That process has the child's pipes; the FIFO that it keeps open, and once wrote its pid to, tells of its end.
+    """
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    tmp_path.joinpath("torch.py").write_text("def manual_seed(seed): pass")  # torch's own takes seconds to import
+    tmp_path.joinpath("forks.py").write_text(
+        textwrap.dedent(f"""
+            import os, signal
+            def stays(input_shape, classes):
+                if os.fork() == 0:
+                    os.write(os.open({str(fifo)!r}, os.O_WRONLY), b"%d\\n" % os.getpid())
+                while True:
+                    signal.pause()
+            def leaves(input_shape, classes):
+                if os.fork() == 0:
+                    os.setsid()
+                    os.write(os.open({str(fifo)!r}, os.O_WRONLY), b"%d\\n" % os.getpid())
+                while True:
+                    signal.pause()
+        """)
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with contextlib.ExitStack() as stack:
+
+        def start(function):
+            worker = TrainerWorker(
+                msgspec.structs.replace(CONFIG, model=ModelShape(f"forks:{function}", (1, 8, 8), 10))
+            )
+            stack.callback(worker.close)
+            answers: queue.Queue = queue.Queue()
+            worker.submit_describe(answers.put)
+            alive = stack.enter_context(fifo.open("rb"))
+            pid = int(alive.readline())
+            if function == "leaves":
+                stack.callback(os.kill, pid, signal.SIGKILL)
+            return worker, answers, alive
+
+        yield start
+
+
+def test_what_the_child_forked_ends_with_it(forking):
+    """Kill, death and closing all reach the whole process group."""
+    worker, answers, alive = forking("stays")
+    worker.kill()
+    assert answers.get_nowait().error == "the agent killed the trainer"
+    assert alive.read() == b""
+    worker, answers, alive = forking("stays")
+    os.kill(worker.pid, signal.SIGKILL)
+    assert "SIGKILL" in answers.get(timeout=TIMEOUT_S).error
+    assert alive.read() == b""
+    worker, answers, alive = forking("stays")
+    worker.close()
+    assert answers.get_nowait().error == "the agent closed the trainer"
+    assert alive.read() == b""
+
+
+def test_nothing_that_holds_the_pipes_delays_answers(forking):
+    """A fork that left the group delays neither the answers to a kill, nor those to a death, nor the closing."""
+    worker, answers, _ = forking("leaves")
+    worker.kill()
+    assert answers.get_nowait().error == "the agent killed the trainer"
+    worker, answers, _ = forking("leaves")
+    os.kill(worker.pid, signal.SIGKILL)
+    assert "SIGKILL" in answers.get(timeout=TIMEOUT_S).error
+    worker, answers, _ = forking("leaves")
+    worker.close()
+    assert answers.get_nowait().error == "the agent closed the trainer"
+    assert worker.pid is None
+
+
+def test_a_child_that_does_not_end_is_killed(forking):
+    """Closing a child that is stopped, and so never sees its stdin end, ends it all the same."""
+    worker, answers, alive = forking("stays")
+    os.kill(worker.pid, signal.SIGSTOP)
+    worker.close()
+    assert answers.get_nowait().error == "the agent closed the trainer"
+    assert alive.read() == b""
 
 
 def test_broken_frames_are_refused(tmp_path):
