@@ -22,12 +22,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code (see docs/exit-codes.md)."""
     args = _parser().parse_args(argv)
     try:
-        return int(args.command(args) or 0)
+        code = int(args.command(args) or 0)
+        sys.stdout.flush()
     except AgentError as error:
         print(f"skiptrain-agent: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read has enough
+        return 1
+    return code
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -12,12 +12,14 @@ from msgspec import Meta
 from agent.core.participation import POLICIES
 from agent.core.topology import TOPOLOGIES
 from agent.core.types import NODE_ID, ModelShape, NodeId, RunDescriptor, Schedule, TopologySpec
-from agent.core.wire import HEADER_BYTES, MAX_MESSAGE_BYTES
+from agent.core.wire import HEADER_BYTES, MAX_MESSAGE_BYTES, chunk_count
 from agent.energy.meter import METERS, EnergySettings
 from agent.errors import ConfigError
+from agent.journal import ROTATE_BYTES
 from agent.learning.factory import is_factory
 from agent.learning.model import MODELS, model_spec, n_params, parameters
 from agent.learning.sources import SOURCES
+from agent.network.topics import no_name
 from agent.yaml_file import Document, choose
 
 Count = Annotated[int, Meta(ge=1, le=1_000_000_000)]
@@ -27,8 +29,8 @@ Seconds = Annotated[float, Meta(gt=0, le=86_400 * 365)]
 Port = Annotated[int, Meta(ge=1, le=65_535)]
 Edge = tuple[str, str]
 
-MAX_PARAMS = 100_000_000
-"""A model of 400 MB, far beyond what a device can train and a broker can carry."""
+MAX_PARAMS = 16_000_000
+"""A model of 64 MB: whole, it must fit into the 64 MiB that a peer's mailbox has for the chunks of models."""
 
 
 class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -127,7 +129,7 @@ class MqttSection(Section, frozen=True, kw_only=True):
     keepalive_s: Annotated[int, Meta(ge=5, le=3600)] = 60
     answer_timeout_s: Seconds = 5.0
     """How long a broker may take to answer MQTT 5 before 3.1.1 is tried: some never answer what they do not speak."""
-    max_message_bytes: Annotated[int, Meta(ge=HEADER_BYTES + 1024)] = MAX_MESSAGE_BYTES
+    max_message_bytes: Annotated[int, Meta(ge=HEADER_BYTES + 1024, le=MAX_MESSAGE_BYTES)] = MAX_MESSAGE_BYTES
 
 
 class DiscoverySection(Section, frozen=True, kw_only=True):
@@ -143,6 +145,8 @@ class JournalSection(Section, frozen=True, kw_only=True):
     """What is written to disk, and how often."""
 
     model_every_rounds: Count = 5
+    lines_bytes: CountOrNone = ROTATE_BYTES
+    """How long rounds.jsonl and evaluations.jsonl may get before they begin anew, one older file kept; 0: for ever."""
 
 
 class EvaluationSection(Section, frozen=True, kw_only=True):
@@ -211,7 +215,7 @@ def problems(config: AgentConfig) -> Iterator[tuple[str, str]]:
     yield from shared_problems(config.policy, config.topology, config.model.name, config.energy)
     yield from _name_problems(config)
     yield from _roster_problems(config.run, config.node.id)
-    yield from _model_problems(config.model)
+    yield from _model_problems(config.model, config.mqtt)
     yield from _data_problems(config.data)
     yield from _discovery_problems(config)
 
@@ -221,8 +225,13 @@ def _name_problems(config: AgentConfig) -> Iterator[tuple[str, str]]:
     named |= {f"$.run.roster[{i}]": node for i, node in enumerate(config.run.roster)}
     named |= {f"$.discovery.peers[{i}]": node for i, node in enumerate(config.discovery.peers)}
     for where, name in named.items():
-        if not NODE_ID.fullmatch(name):
-            yield where, f"{name!r} is no name: use a-z, 0-9 and single hyphens inside, at most 31 characters"
+        if problem := name_problem(name):
+            yield where, problem
+
+
+def name_problem(name: str) -> str:
+    """Return why `name` can be no fleet's, node's, run's or scenario's, or ""."""
+    return "" if NODE_ID.fullmatch(name) else no_name(name)
 
 
 def _roster_problems(run: RunSection, me: str) -> Iterator[tuple[str, str]]:
@@ -238,7 +247,7 @@ def _roster_problems(run: RunSection, me: str) -> Iterator[tuple[str, str]]:
         yield "$.run.mode", choose(run.mode, ["barrier"])
 
 
-def _model_problems(model: ModelSection) -> Iterator[tuple[str, str]]:
+def _model_problems(model: ModelSection, mqtt: MqttSection) -> Iterator[tuple[str, str]]:
     if is_factory(model.name) or model.name not in MODELS:
         return
     try:
@@ -246,8 +255,18 @@ def _model_problems(model: ModelSection) -> Iterator[tuple[str, str]]:
     except ConfigError as error:
         yield "$.model", str(error)
         return
-    if size > MAX_PARAMS:
-        yield "$.model", f"{size} parameters are more than {MAX_PARAMS}: input_shape or classes cannot be meant so"
+    yield from size_problems(size, mqtt)
+
+
+def size_problems(n_params: int, mqtt: MqttSection) -> Iterator[tuple[str, str]]:
+    """Yield why a model of so many parameters cannot be shared, as (path, message)."""
+    if n_params > MAX_PARAMS:
+        yield "$.model", f"{n_params} parameters are more than {MAX_PARAMS}, what peers can take in: make it smaller"
+        return
+    try:
+        chunk_count(n_params, mqtt.max_message_bytes)
+    except ValueError as error:
+        yield "$.mqtt.max_message_bytes", f"too small for a model of {n_params} parameters: {error}"
 
 
 def _data_problems(data: DataSection) -> Iterator[tuple[str, str]]:
@@ -289,6 +308,8 @@ def shared_problems(
         yield "$.model.name", f"{choose(model, MODELS)}; or your own factory, `package.module:function`"
     if topology.kind == "file" and not topology.edges:
         yield "$.topology", "kind `file` needs `edges: [[a, b], ...]`"
+    if topology.kind == "rings" and (topology.degree % 2 or not topology.degree):
+        yield "$.topology.degree", f"kind `rings` makes degree / 2 rings: {topology.degree} is no even number from 2 on"
     try:
         METERS[energy.source](EnergySettings(energy.source, energy.device, energy.workload, energy.budget_scale))
     except KeyError:

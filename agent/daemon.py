@@ -97,7 +97,7 @@ class Daemon:
         self._stopping = False
         self._status_failed = False
         self._losses = TransportStats()
-        self.journal = Journal(Path(config.node.state_dir))
+        self.journal = Journal(Path(config.node.state_dir), config.journal.lines_bytes)
         try:
             self.machine = self._restore(model)
         except BaseException:
@@ -326,7 +326,7 @@ class Daemon:
         stats = self._reach.stats()
         dropped, refused = stats.dropped - self._losses.dropped, stats.refused - self._losses.refused
         self._losses = stats
-        if dropped or refused:
+        if dropped > 0 or refused > 0:  # a new transport counts from 0
             _log.warning("%d messages from peers were dropped, %d chunks of own models not sent", dropped, refused)
 
     # --- status

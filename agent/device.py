@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import queue
 from pathlib import Path
 
-from agent.config import AgentConfig
+from agent.config import AgentConfig, size_problems
+from agent.core.wire import chunk_count
 from agent.daemon import Daemon
 from agent.errors import ConfigError, TrainingError
 from agent.learning.factory import ModelInfo, describe, is_factory
@@ -17,8 +19,12 @@ from agent.reach import TransportMaker, identity
 from agent.service import Notifier
 from agent.training import AsyncTrainer
 
-DESCRIBE_S = 300.0
-"""How long the trainer child may take to import torch and a user's model factory."""
+_log = logging.getLogger(__name__)
+
+DESCRIBE_S = 150.0
+"""How long the trainer child may take to import torch and a user's model factory; systemd waits 180 s for the start."""
+MIN_UNACKED = 64
+"""Own chunks on their way to the broker that any model may have."""
 
 
 def worker_config(config: AgentConfig) -> WorkerConfig:
@@ -52,15 +58,19 @@ def model_info(config: AgentConfig, worker: TrainerWorker) -> ModelInfo:
     except queue.Empty:
         raise TrainingError(f"model.name {run.model.name}: not built within {DESCRIBE_S:.0f} s") from None
     if description.info is None:
-        raise TrainingError(f"model.name {run.model.name}: {description.error}")
+        kind = description.fatal or TrainingError
+        raise kind(f"model.name {run.model.name}: {description.error}")
+    for _, message in size_problems(description.info.n_params, config.mqtt):
+        raise ConfigError(f"model.name {run.model.name}: {message}")
     return description.info
 
 
-def mqtt_transport(config: AgentConfig, mailbox: Mailbox) -> TransportMaker:
-    """Return what connects to a broker once its address is known."""
+def mqtt_transport(config: AgentConfig, n_params: int, mailbox: Mailbox) -> TransportMaker:
+    """Return what connects to a broker once its address is known, for models of `n_params`."""
     mqtt, run = config.mqtt, config.descriptor()
     me = identity(config, run.digest())
     password = _password(mqtt.password_file) if mqtt.password_file else None
+    max_unacked = max(MIN_UNACKED, 2 * chunk_count(n_params, mqtt.max_message_bytes))
 
     def make(host: str, port: int) -> Transport:
         link = MqttConfig(
@@ -70,6 +80,7 @@ def mqtt_transport(config: AgentConfig, mailbox: Mailbox) -> TransportMaker:
             answer_timeout_s=mqtt.answer_timeout_s,
             username=mqtt.username or None,
             password=password,
+            max_unacked=max_unacked,
             expiry_s=max(1, int(2 * run.round_deadline_s)),
         )
         return TRANSPORTS["mqtt"](link, me, mailbox.post)
@@ -79,17 +90,25 @@ def mqtt_transport(config: AgentConfig, mailbox: Mailbox) -> TransportMaker:
 
 def open_daemon(config: AgentConfig, notifier: Notifier | None = None, trainer: AsyncTrainer | None = None) -> Daemon:
     """Return a daemon that is ready to run; with `trainer` it shares one, without it has a child of its own."""
+    _warn_of_solitude(config)
     mailbox = Mailbox()
     worker = TrainerWorker(worker_config(config))
     try:
         info = model_info(config, worker)
-        make = mqtt_transport(config, mailbox)
+        make = mqtt_transport(config, info.n_params, mailbox)
         if trainer is not None:
             worker.close()
         return Daemon(config, info, trainer or worker, make, mailbox, notifier=notifier)
     except BaseException:
         worker.close()
         raise
+
+
+def _warn_of_solitude(config: AgentConfig) -> None:
+    """Say that degree 0 mixes nothing: an experiment may want that, an operator hardly does."""
+    run = config.descriptor()
+    if run.topology.kind == "regular" and run.topology.degree == 0 and run.expect_nodes > 1:
+        _log.warning("topology.degree is 0: this node has no neighbours, shares with nobody and learns alone")
 
 
 def _password(path: str) -> str:

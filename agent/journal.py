@@ -132,7 +132,7 @@ class Recovered:
 class Journal:
     """One device's state folder, locked for one process."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, lines_bytes: int = ROTATE_BYTES) -> None:
         """Open, and create where needed; JournalError when it is in use or cannot be written."""
         self.folder = folder
         try:
@@ -151,8 +151,8 @@ class Journal:
             ) from None
         self._state = Generations(folder, "state", _STATE_BYTES)
         self._model = Generations(folder, "model", 1 << 32)
-        self._records = _Lines(folder / "rounds.jsonl")
-        self._evaluations = _Lines(folder / "evaluations.jsonl")
+        self._records = _Lines(folder / "rounds.jsonl", lines_bytes)
+        self._evaluations = _Lines(folder / "evaluations.jsonl", lines_bytes)
         self.bytes_written = 0
 
     def recover(self) -> Recovered:
@@ -216,15 +216,15 @@ class Journal:
 class _Lines:
     """A file of JSON lines, flushed at each line and bounded by rotation."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, max_bytes: int) -> None:
+        self._path, self._max_bytes = path, max_bytes
         self._file: IO[bytes] | None = None
 
     def append(self, line: bytes) -> int:
         if self._file is None:
             _end_torn_line(self._path)
             self._file = self._path.open("ab")
-        if self._file.tell() + len(line) > ROTATE_BYTES:
+        if self._max_bytes and self._file.tell() + len(line) > self._max_bytes:
             self._file.close()
             self._path.replace(self._path.with_suffix(".jsonl.1"))
             self._file = self._path.open("ab")

@@ -77,10 +77,7 @@ class Document:
         try:
             return msgspec.convert(self.data, type_, strict=True)
         except msgspec.ValidationError as error:
-            message, place = str(error), _PLACE.search(str(error))
-            if place is None:
-                raise self.error("$", message) from None
-            raise self.error(place[1], message[: place.start()]) from None
+            raise self.error(*place_and_message(error)) from None
 
     def error(self, path: str, message: str) -> ConfigError:
         """Return a ConfigError that points at `path` (`$.mqtt.port`) of this file, or at the setting that made it."""
@@ -168,6 +165,12 @@ def _refuse_double_keys(node: yaml.Node | None) -> None:
                 raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
             seen.add(str(key.value))
             _refuse_double_keys(value)
+
+
+def place_and_message(error: msgspec.ValidationError) -> tuple[str, str]:
+    """Return the path that an error of msgspec names (`$.mqtt.port`; `$` where it names none), and its other words."""
+    message, place = str(error), _PLACE.search(str(error))
+    return ("$", message) if place is None else (place[1], message[: place.start()])
 
 
 def choose(name: str, known: Iterable[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,10 +29,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         configs = load_inventory(args.inventory)
         written = sum(write_config(args.out, config) for config in configs)
+        print(f"{len(configs)} devices, {written} files written to {args.out}/nodes", flush=True)
     except AgentError as error:
         print(f"skiptrain-provision: {error}", file=sys.stderr)
         return error.exit_code
-    print(f"{len(configs)} devices, {written} files written to {args.out}/nodes")
+    except BrokenPipeError:  # who read our output has gone; Python must not try again at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     return 0
 
 

@@ -10,14 +10,12 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from agent.config import AgentConfig, problems
-from agent.core.types import NODE_ID
+from agent.config import AgentConfig, name_problem, problems
 from agent.errors import ConfigError
-from agent.yaml_file import Document
+from agent.yaml_file import Document, place_and_message
 
 _RANGE = re.compile(r"(?P<head>[a-z0-9-]*)\[(?P<first>\d+)-(?P<last>\d+)\](?P<tail>[a-z0-9-]*)")
 _MAX_RANGE = 100_000
-_PLACE = re.compile(r" - at (?:`key` in )?`(\$[^`]*)`$")
 _MADE_HERE = ("$.version", "$.node.id", "$.node.fleet", "$.run.roster")
 """What the inventory itself decides for each device."""
 
@@ -52,8 +50,8 @@ def load_inventory(path: Path) -> list[AgentConfig]:
             if name in named:
                 raise document.error(f"$.nodes[{i}]", f"{name} is named a second time here")
             named[name] = (i, entry)
-    if not NODE_ID.fullmatch(inventory.fleet):
-        raise document.error("$.fleet", _no_name(inventory.fleet))
+    if problem := name_problem(inventory.fleet):
+        raise document.error("$.fleet", problem)
     configs = [_config(document, inventory, name, i, entry, sorted(named)) for name, (i, entry) in named.items()]
     return _one_run(document, configs, [i for i, _ in named.values()])
 
@@ -71,13 +69,9 @@ def _names(document: Document, index: int, entry: NodeEntry) -> Iterator[str]:
         numbers = range(int(match["first"]), int(match["last"]) + 1)
         names = [f"{match['head']}{number:0{width}d}{match['tail']}" for number in numbers]
     for name in names:
-        if not NODE_ID.fullmatch(name):
-            raise document.error(where, _no_name(name))
+        if problem := name_problem(name):
+            raise document.error(where, problem)
         yield name
-
-
-def _no_name(name: str) -> str:
-    return f"{name!r} is no name: use a-z, 0-9 and single hyphens inside, at most 31 characters"
 
 
 def _config(  # noqa: PLR0917
@@ -92,10 +86,8 @@ def _config(  # noqa: PLR0917
     try:
         config = msgspec.convert(_merged(given, made), AgentConfig, strict=True)
     except msgspec.ValidationError as error:
-        message, place = str(error), _PLACE.search(str(error))
-        if place is not None:
-            message = message[: place.start()]
-        raise _error(document, entry, index, place[1] if place else "$", f"{name}: {message}") from None
+        path, message = place_and_message(error)
+        raise _error(document, entry, index, path, f"{name}: {message}") from None
     for path, message in problems(config):
         raise _error(document, entry, index, path, f"{name}: {message}")
     return config

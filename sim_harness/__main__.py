@@ -4,38 +4,50 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import signal
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
-
-from rich.console import Console
-from rich.table import Table
+from typing import TYPE_CHECKING, Any
 
 from agent import __version__
 from agent.errors import AgentError, ConfigError
 from sim_harness.planning import plan
 from sim_harness.scenario import Scenario, load_scenario, shipped
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
 DEMO_OUT = "build/demo"
+
+
+_ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""The agents of a run must end with it, whether it is stopped, interrupted or its terminal closes."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code (see docs/exit-codes.md)."""
     args = _parser().parse_args(argv)
-    former = signal.signal(signal.SIGTERM, signal.default_int_handler)  # the agents of a run must end with it
+    former = {number: signal.signal(number, signal.default_int_handler) for number in _ENDING}
     try:
-        return int(args.command(args) or 0)
+        code = int(args.command(args) or 0)
+        sys.stdout.flush()
     except AgentError as error:
         print(f"skiptrain-sim: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("skiptrain-sim: interrupted; all agents were stopped", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # who read our output has gone, as `head` does; Python must not try again at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     finally:
-        signal.signal(signal.SIGTERM, former)
+        for number, handler in former.items():
+            signal.signal(number, handler)
+    return code
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -80,15 +92,25 @@ def _resolve(args: argparse.Namespace) -> Scenario:
     return load_scenario(args.scenario, [*args.overrides, *flags])
 
 
+def _console(*packages: str) -> Console:
+    """Return a console; ConfigError where it, or one of `packages` of the extra `sim`, is not installed."""
+    missing = [package for package in ("rich", *packages) if find_spec(package) is None]
+    if missing:
+        raise ConfigError(f"this needs {', '.join(missing)}: pip install 'skiptrain-agent[sim]'")
+    from rich.console import Console
+
+    return Console()
+
+
 def _live(args: argparse.Namespace) -> int:
     return _run(_resolve(args), args.broker, args.out)
 
 
 def _run(scenario: Scenario, broker: str, out: Path) -> int:
+    console = _console("matplotlib", *(["amqtt"] if broker == "embedded" else []))
     from sim_harness.live import run_live
     from sim_harness.report import show_report
 
-    console = Console()
     console.print(f"{scenario.nodes} agents, {scenario.rounds} rounds, {scenario.policy.name}; files in {out}")
     values = run_live(scenario, broker, out, console)
     show_report(out, console)
@@ -105,30 +127,24 @@ def _demo(args: argparse.Namespace) -> int:
 
 
 def _make_room(out: Path) -> None:
-    """Remove what an earlier demo left in `out`, and nothing else."""
-    if not out.is_dir() or not any(out.iterdir()):
-        return
-    try:
-        former = load_scenario(str(out / "scenario.yaml")).name
-    except ConfigError:
-        former = ""
-    if former != "demo":
-        raise ConfigError(f"--out {out}: there is something in it that no demo wrote; give a new folder")
-    shutil.rmtree(out)
+    """Remove what an earlier `demo` left in its own folder; a folder that somebody names is never cleared."""
+    if out == Path(DEMO_OUT) and (out / "scenario.yaml").exists():
+        shutil.rmtree(out)
 
 
 def _report(args: argparse.Namespace) -> None:
+    console = _console("matplotlib")
     from sim_harness.report import show_report
 
-    show_report(args.dir, Console())
+    show_report(args.dir, console)
 
 
 def _scenarios(_args: argparse.Namespace) -> None:
-    table = Table("name", "nodes", "rounds", "policy", "about")
+    line = "{:<18} {:>6} {:>6}  {:<22} {}"
+    print(line.format("NAME", "NODES", "ROUNDS", "POLICY", "ABOUT"))
     for name in shipped():
         scenario = load_scenario(name)
-        table.add_row(name, str(scenario.nodes), str(scenario.rounds), scenario.policy.name, scenario.about)
-    Console().print(table)
+        print(line.format(name, scenario.nodes, scenario.rounds, scenario.policy.name, scenario.about))
 
 
 def _plan(args: argparse.Namespace) -> None:
@@ -136,10 +152,12 @@ def _plan(args: argparse.Namespace) -> None:
     if args.json:
         print(json.dumps(values, indent=2))
     else:
-        _print_plan(values, Console())
+        _print_plan(values, _console())
 
 
 def _print_plan(values: dict[str, Any], console: Console) -> None:
+    from rich.table import Table
+
     energy, rounds = values["energy_wh"], values["training_rounds"]
     console.print(
         f"{values['scenario']}: {values['nodes']} nodes, T={values['rounds']}, {values['policy']}, "

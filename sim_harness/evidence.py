@@ -55,7 +55,7 @@ class NodeEvidence:
 
 
 def collect(nodes: Iterable[NodeFiles]) -> list[NodeEvidence]:
-    """Read the journals of nodes that have ended; AgentError names the one that left no model."""
+    """Read the journals of nodes that have ended; AgentError names one that left no model, or not all of its rounds."""
     found = []
     for files in nodes:
         journal = Journal(files.state)
@@ -64,6 +64,12 @@ def collect(nodes: Iterable[NodeFiles]) -> list[NodeEvidence]:
         if recovered.snapshot is None or recovered.model is None:
             raise AgentError(f"{files.node} left no finished model; its log is {files.log}")
         records = tuple(read_records(files.state))
+        rotated = (files.state / "rounds.jsonl.1").exists()
+        if rotated and records and records[0].round > recovered.snapshot.first_round:
+            raise AgentError(
+                f"{files.node}: its journal has rotated the rounds before {records[0].round} out, so rounds.csv would "
+                f"lack them; run the scenario with fewer rounds; what is left is in {files.state}"
+            )
         found.append(NodeEvidence(files.node, records, recovered.snapshot, recovered.model))
     return found
 
@@ -180,7 +186,7 @@ def summary(  # noqa: PLR0917
             "overspent_nodes": overspent,
         },
         "messages": {
-            "delivered": mixed if counts is None else counts.model_messages_out / model_chunks,
+            "delivered": mixed if counts is None else counts.model_messages_out // model_chunks,
             "missing": expected - mixed,
             "rejected": sum(record.rejected for record in records),
             "expected": expected,

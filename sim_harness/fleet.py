@@ -150,6 +150,6 @@ def node_config(  # noqa: PLR0917
             interfaces=(LOOPBACK,),
             peers=tuple(ids) if scenario.discovery.static else (),
         ),
-        journal=JournalSection(),
+        journal=JournalSection(lines_bytes=0),
         evaluation=scenario.evaluation,
     )

@@ -13,13 +13,15 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 from agent.config import AgentConfig, load_config
 from agent.core.types import Params
 from agent.daemon import Daemon
 from agent.device import open_daemon, worker_config
 from agent.errors import AgentError
-from agent.learning.child import make_trainer
+from agent.learning import sources
+from agent.learning.data import Dataset, hold_out
 from agent.learning.trainer import Evaluation, TorchTrainer, TrainOutcome, TrainTask
 from agent.learning.worker import WorkerConfig
 
@@ -67,8 +69,8 @@ class BenchTrainer:
         def job() -> None:
             try:
                 outcome = self._ready().train(task, progress, self._stop.is_set)
-            except Exception as error:  # noqa: BLE001  a user's model may raise anything; the bench serves the others
-                outcome = TrainOutcome(task.params, None, 0, 0.0, _reason(error))
+            except (Exception, SystemExit) as error:  # noqa: BLE001  a user's model may raise anything; others wait
+                outcome = TrainOutcome(task.params, None, 0, 0.0, _reason(error), self._fatal(error))
             done(outcome)
 
         self._bench.put(job)
@@ -79,8 +81,8 @@ class BenchTrainer:
         def job() -> None:
             try:
                 result = self._ready().evaluate(params, samples)
-            except Exception as error:  # noqa: BLE001  as above
-                result = Evaluation(None, None, None, 0, _reason(error))
+            except (Exception, SystemExit) as error:  # noqa: BLE001  as above
+                result = Evaluation(None, None, None, 0, _reason(error), self._fatal(error))
             done(result)
 
         self._bench.put(job)
@@ -99,11 +101,35 @@ class BenchTrainer:
 
     def _ready(self) -> TorchTrainer:
         if self._trainer is None:
-            self._trainer = make_trainer(self._config)
+            self._trainer = _trainer(self._config)
         return self._trainer
 
+    def _fatal(self, error: BaseException) -> type[AgentError] | None:
+        """Return the class of what kept the trainer from being made; None for a fault in its work."""
+        return type(error) if self._trainer is None and isinstance(error, AgentError) else None
 
-def _reason(error: Exception) -> str:
+
+def _trainer(config: WorkerConfig) -> TorchTrainer:
+    """Return what the trainer child of a device would make, but with one common test set for all nodes."""
+    shape, names = config.model.input_shape, config.class_names
+    data = sources.load(config.source, config.path, "train", input_shape=shape, layout=config.layout, class_names=names)
+    train, own_test = hold_out(data, config.held_out, config.seed, config.node)
+    test = _common_test(config.test_source, config.test_path, shape, config.layout, names)
+    options = {"seed": config.seed, "threads": config.threads}
+    return TorchTrainer(config.model, train, own_test, test, **options, loss_limit=config.loss_limit)
+
+
+@lru_cache(maxsize=1)
+def _common_test(
+    source: str, path: str, shape: tuple[int, int, int], layout: str, names: tuple[str, ...]
+) -> Dataset | None:
+    """Read the test set once for all nodes, whose configurations name the same one."""
+    if not source:
+        return None
+    return sources.load(source, path, "test", input_shape=shape, layout=layout, class_names=names)
+
+
+def _reason(error: BaseException) -> str:
     if isinstance(error, AgentError):
         return str(error)
     _log.error("the trainer failed", exc_info=error)

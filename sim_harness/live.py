@@ -13,8 +13,9 @@ from msgspec.structs import replace
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from agent.core.wire import HEADER_BYTES, MAX_MESSAGE_BYTES
+from agent.core.wire import chunk_count
 from agent.errors import ConfigError
+from agent.learning.factory import build_module, is_factory
 from agent.network.mdns import advertise_broker
 from sim_harness.agents import OWN_PROCESS_NODES, Agents
 from sim_harness.brokers import open_broker
@@ -42,10 +43,12 @@ def run_live(scenario: Scenario, broker_kind: str, out: Path, console: Console) 
         )
         scenario = replace(scenario, discovery=DiscoverySettings(mdns=False, static=True))
     data = load_data(scenario)
-    out = _made(out)
-    (out / "scenario.yaml").write_text(dump_scenario(scenario), encoding="utf-8")
+    if is_factory(data.model.name):
+        build_module(data.model, scenario.seed)  # to fail now, and not after the last round
     with ExitStack() as stack:
+        out = _made(out)
         broker = stack.enter_context(_closing(open_broker(broker_kind, out / "broker")))
+        (out / "scenario.yaml").write_text(dump_scenario(scenario), encoding="utf-8")
         fleet = f"{scenario.name[: _FLEET_CHARACTERS - 7].rstrip('-')}-{secrets.token_hex(3)}"
         over_mdns = scenario.discovery.mdns and broker.host == LOOPBACK
         if over_mdns:
@@ -66,8 +69,7 @@ def run_live(scenario: Scenario, broker_kind: str, out: Path, console: Console) 
     accuracy = final_accuracy(scenario, data, [node.params for node in evidence])
     wall_s = time.monotonic() - started
     phase_s["evaluation"] = wall_s - phase_s["set_up"] - phase_s["run"]
-    chunks = _chunks(len(evidence[0].params))
-    values = summary(scenario, evidence, accuracy, counts, chunks, wall_s, phase_s)
+    values = summary(scenario, evidence, accuracy, counts, chunk_count(len(evidence[0].params)), wall_s, phase_s)
     write_summary(out / "summary.json", values)
     return values
 
@@ -107,11 +109,18 @@ class _Watch:
         path = self._files[index]
         if not path.exists():
             return 0
-        with path.open("rb") as file:
-            file.seek(self._read[index])
-            new = file.read()
-        self._read[index] += len(new)
-        return new.count(b"\n")
+        new = b""
+        if path.stat().st_size < self._read[index]:  # begun anew: the rest of the older one has its name with .1
+            new, self._read[index] = _from(path.with_suffix(".jsonl.1"), self._read[index]), 0
+        more = _from(path, self._read[index])
+        self._read[index] += len(more)
+        return new.count(b"\n") + more.count(b"\n")
+
+
+def _from(path: Path, position: int) -> bytes:
+    with path.open("rb") as file:
+        file.seek(position)
+        return file.read()
 
 
 def _patience_s(node: NodeFiles) -> float:
@@ -120,10 +129,6 @@ def _patience_s(node: NodeFiles) -> float:
 
     run = load_config(node.config).run
     return run.start_timeout_s + run.round_deadline_s
-
-
-def _chunks(n_params: int) -> int:
-    return -(-4 * n_params // (MAX_MESSAGE_BYTES - HEADER_BYTES))
 
 
 def _progress(console: Console) -> Progress:

@@ -22,11 +22,12 @@ from agent.config import (
     Section,
     Seed,
     TopologySection,
+    name_problem,
     shared_problems,
 )
 from agent.core.participation import POLICIES, effective_schedule
 from agent.core.topology import feasible_degree
-from agent.core.types import NODE_ID, NodeId, Schedule, TopologySpec
+from agent.core.types import NodeId, Schedule, TopologySpec
 from agent.energy.trace import PublishedRow, published_row, published_rows
 from agent.errors import ConfigError
 from agent.learning.sources import SOURCES
@@ -187,8 +188,11 @@ def _problems(scenario: Scenario) -> Iterator[tuple[str, str]]:
     for where, name, known in names:
         if name not in known:
             yield where, choose(name, known)
-    if not NODE_ID.fullmatch(scenario.name):
-        yield "$.name", f"{scenario.name!r} is no name: use a-z, 0-9 and single hyphens inside, at most 31 characters"
+    strangers = {node for edge in scenario.topology.edges for node in edge} - set(scenario.node_ids())
+    if strangers:
+        yield "$.topology.edges", f"no such nodes: {', '.join(sorted(strangers))}"
+    if problem := name_problem(scenario.name):
+        yield "$.name", problem
     if scenario.nodes > 1 and not (scenario.discovery.mdns or scenario.discovery.static):
         yield "$.discovery", "no way to find peers: set discovery.mdns, or discovery.static for a list, to true"
 

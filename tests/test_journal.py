@@ -20,7 +20,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import agent.journal
 from agent.core import effects as fx
 from agent.core import events as ev
 from agent.core.budget import Cost, Ledger, Reservation
@@ -277,9 +276,9 @@ def test_a_damaged_line_is_named(journal: Journal) -> None:
         read_records(journal.folder)
 
 
-def test_lines_are_bounded_and_the_last_two_files_are_read(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lines_are_bounded_and_the_last_two_files_are_read(tmp_path: Path) -> None:
     """A file that is full becomes the older one; what was older is gone."""
-    monkeypatch.setattr(agent.journal, "ROTATE_BYTES", 1_000)
+    journal = Journal(tmp_path / "bounded", lines_bytes=1_000)
     for round_ in range(12):
         journal.append_record(replace(RECORD, round=round_))
         journal.append_evaluation(EvaluationRecord(round_, "a" * 200, None, None, None))
@@ -290,6 +289,7 @@ def test_lines_are_bounded_and_the_last_two_files_are_read(journal: Journal, mon
         rounds = [row.round for row in read(journal.folder)]
         assert rounds == list(range(rounds[0], 12))
         assert len(rounds) > 2
+    journal.close()
 
 
 def test_the_bytes_written_are_counted(journal: Journal) -> None:

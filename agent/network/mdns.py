@@ -12,6 +12,7 @@ from agent.core.types import NODE_ID, NodeId
 from agent.errors import ConfigError
 from agent.network.mdns_link import Browse, DiscoveryFailed, MdnsLink, NameConflict, Service
 from agent.network.outlet import Outlet
+from agent.network.topics import no_name
 from agent.network.transport import Post
 
 __all__ = ["BrokerFound", "DiscoveryFailed", "Mdns", "NameConflict", "PeerFound", "PeerLost", "advertise_broker"]
@@ -19,8 +20,6 @@ __all__ = ["BrokerFound", "DiscoveryFailed", "Mdns", "NameConflict", "PeerFound"
 NODE_TYPE = "_skiptrain._tcp.local."
 BROKER_TYPE = "_mqtt._tcp.local."
 PROTO = "1"
-LABEL_BYTES = 63
-"""Longest label in DNS."""
 NO_PORT = 9
 """A node serves nothing: the port of discard, since some resolvers take 0 for a missing answer."""
 
@@ -116,14 +115,11 @@ def advertise_broker(fleet: str, port: int, post: Post, *, interfaces: tuple[str
 
 
 def _label(fleet: str, name: str) -> str:
-    """Return the DNS label of an instance, or say that the names are too long for one."""
-    label = f"{fleet}-{name}"
-    if not NODE_ID.fullmatch(fleet) or not NODE_ID.fullmatch(name) or len(label) > LABEL_BYTES:
-        limit = (
-            f"use lower-case letters, digits and single inner hyphens, {LABEL_BYTES - 1} characters for both together"
-        )
-        raise ConfigError(f"fleet {fleet!r} and node {name!r} cannot be announced over mDNS: {limit}, or turn mDNS off")
-    return label
+    """Return the DNS label of an instance: two names of 31 characters make the 63 that a label may have."""
+    for word in (fleet, name):
+        if not NODE_ID.fullmatch(word):
+            raise ConfigError(f"mDNS: {no_name(word)}")
+    return f"{fleet}-{name}"
 
 
 def _text(properties: Mapping[bytes, bytes | None]) -> dict[str, str]:

@@ -6,6 +6,7 @@ import logging
 import sys
 import threading
 import uuid
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -53,6 +54,8 @@ GOODBYE_S = 3.0
 """How long `close` waits for the broker to take the offline presence."""
 UNSUPPORTED_VERSION = 0x84
 SESSION_TAKEN_OVER = 0x8E
+PAST_SESSIONS = 16
+"""Own sessions that a late will can still be of."""
 
 
 class MqttTransport:
@@ -78,8 +81,8 @@ class MqttTransport:
         self._closed = False
         self._gone = threading.Event()
         self._session = ""
-        self._past: set[str] = set()
-        """Sessions of this process that had been accepted, the present one included."""
+        self._past: deque[str] = deque(maxlen=PAST_SESSIONS)
+        """The last sessions of this transport that were accepted, the present one included."""
         self._connected = False
         self._answered = False
         self._patience: threading.Timer | None = None
@@ -209,6 +212,9 @@ class MqttTransport:
     def _on_socket_open(self, _client: Client, _userdata: object, sock: Any) -> None:
         prepare_socket(sock)
         with self._lock:
+            if self._closed:
+                cut(sock)  # `close` waits for this thread, and may have counted the timers already
+                return
             self._patience = threading.Timer(self._config.answer_timeout_s, cut, [sock])
             self._threads.add(self._patience)
             self._patience.start()
@@ -230,7 +236,7 @@ class MqttTransport:
                 return
             self._choice.answered()
             self._out.count(reconnects=int(bool(self._past)))
-            self._past.add(self._session)
+            self._past.append(self._session)
             self._connected, self._trouble = True, ""
             self._max_packet_bytes = getattr(properties, "MaximumPacketSize", None)
             self._outbox.session_began(client)

@@ -16,6 +16,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from agent.core.types import NodeId
+from agent.core.wire import MAX_CHUNKS
 from agent.errors import ConfigError
 
 _log = logging.getLogger(__name__)
@@ -52,7 +53,7 @@ class MqttConfig:
     password: str | None = None
     tls: TlsFiles | None = None
     max_unacked: int = 64
-    """Own chunks that the broker has not acknowledged yet; at least the chunks of two models."""
+    """Own chunks that the broker may owe an acknowledgement for: two models' (one goes out, however many it has)."""
     max_packet_bytes: int = 2 * 1024 * 1024
     """No longer packet is accepted (under MQTT 5 the broker does not even send one)."""
     expiry_s: int = 120
@@ -76,7 +77,7 @@ def new_client(config: MqttConfig, node: NodeId, protocol: MQTTProtocolVersion) 
     client = paho.Client(api, client_id=node, clean_session=clean, protocol=protocol, reconnect_on_failure=True)
     client.connect_timeout = CONNECT_TIMEOUT_S
     client.max_inflight_messages_set(INFLIGHT)
-    client.max_queued_messages_set(config.max_unacked + 8)  # 8: room for presences
+    client.max_queued_messages_set(max(config.max_unacked, MAX_CHUNKS) + 8)  # any model, and 8 presences
     low = config.reconnect_min_s * _jitter()
     high = max(low, config.reconnect_max_s * _jitter())
     client.reconnect_delay_set(low, high)  # type: ignore[arg-type]  # paho only adds and compares: floats are fine

@@ -124,11 +124,11 @@ class Window:
         self._settled: set[int] = set()
 
     def room(self, count: int) -> bool:
-        """Return whether `count` more messages may be sent."""
+        """Return whether `count` more messages may be sent; when none is on its way, any number may."""
         with self._lock:
             self._open -= self._settled
             self._settled.clear()
-            return len(self._open) + count <= self._limit
+            return not self._open or len(self._open) + count <= self._limit
 
     def opened(self, mid: int) -> None:
         """Note that message `mid` is on its way; its acknowledgement may have been faster."""

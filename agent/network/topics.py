@@ -13,6 +13,11 @@ RUN_ID = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
 """A run id is one topic level: no slash, no wildcard, no space."""
 
 
+def no_name(name: str) -> str:
+    """Return what to say of a fleet's or a node's name that NODE_ID does not match."""
+    return f"{name!r} is no name: use a-z, 0-9 and single hyphens inside, at most 31 characters"
+
+
 @dataclass(frozen=True, slots=True)
 class Topics:
     """Where a node of `fleet` publishes and whom it hears in run `run_id`; a bad id is a ConfigError."""
@@ -22,9 +27,7 @@ class Topics:
 
     def __post_init__(self) -> None:
         if not NODE_ID.fullmatch(self.fleet):
-            raise ConfigError(
-                f"fleet {self.fleet!r}: use lower-case letters, digits and single inner hyphens, 31 at most"
-            )
+            raise ConfigError(f"fleet: {no_name(self.fleet)}")
         if not RUN_ID.fullmatch(self.run_id):
             raise ConfigError(f"run id {self.run_id!r}: use letters, digits, dot, underscore and hyphen, 64 at most")
 
@@ -58,5 +61,5 @@ class Topics:
 
     def _base(self, node: NodeId) -> str:
         if not NODE_ID.fullmatch(node):
-            raise ConfigError(f"node id {node!r}: use lower-case letters, digits and single inner hyphens, 31 at most")
+            raise ConfigError(f"node id: {no_name(node)}")
         return f"{PREFIX}/{self.fleet}/{node}"

@@ -123,10 +123,14 @@ def test_close_without_start(stack: ExitStack, fleet: str) -> None:
     mdns.close()
 
 
-def test_names_too_long_for_a_label_are_refused() -> None:
-    """Fleet and node share one DNS label of 63 bytes."""
-    with pytest.raises(ConfigError, match="62 characters"):
-        Mdns("f" * 31, NodeId("a-" * 30 + "a"), Mailbox().post)
+def test_names_that_are_none_are_refused() -> None:
+    """Fleet and node share one DNS label of 63 bytes, into which two names always fit."""
+    for fleet, node in (("f" * 32, "n1"), ("f0", "a-" * 30 + "a"), ("F", "n1")):
+        with pytest.raises(ConfigError, match=r"mDNS: .* is no name: use a-z"):
+            Mdns(fleet, NodeId(node), Mailbox().post)
+    longest = Mdns("f" * 31, NodeId("n" * 31), Mailbox().post)
+    longest.close()
+    assert len(longest._link._service.label) == 63
 
 
 @ANY_TIME

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from agent.errors import ConfigError
 from provisioning.__main__ import main
 from provisioning.inventory import load_inventory
 
+ROOT = Path(__file__).parents[2]
 INVENTORY = """\
 version: 1
 fleet: lab
@@ -180,3 +183,17 @@ def test_a_place_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFi
     assert render(tmp_path) == 78
     assert f"--out {tmp_path}/out: " in capsys.readouterr().err
     assert (tmp_path / "out").read_text() == "mine"
+
+
+def test_a_reader_that_leaves_is_no_fault(tmp_path: Path) -> None:
+    """The files are written, and no traceback tells of a closed pipe."""
+    write(tmp_path)
+    words = [sys.executable, "-m", "provisioning", "render", "-i", str(tmp_path / "fleet.yaml"), "--out"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen([*words, str(tmp_path / "out")], cwd=ROOT, text=True, stdout=pipe, stderr=pipe) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 1
+    assert len(files_of(tmp_path)) == 4

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,33 +20,42 @@ from io import StringIO
 from pathlib import Path
 from typing import Any, cast
 
+import msgspec
 import numpy as np
 import paho.mqtt.client as mqtt
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 from rich.console import Console
+from rich.progress import Progress
 
+from agent.config import load_config
 from agent.core.seeding import seed64
+from agent.core.types import NodeId
 from agent.core.wire import HEADER_BYTES
 from agent.daemon import Daemon
 from agent.device import worker_config
-from agent.errors import JournalError
+from agent.errors import AgentError, DataError, JournalError
 from agent.journal import Journal
+from agent.learning.child import make_trainer
 from agent.learning.data import hold_out
 from agent.learning.factory import describe
 from agent.learning.trainer import Evaluation, TorchTrainer, TrainOutcome, TrainTask
+from agent.learning.worker import WorkerConfig
 from agent.status import Status
+from sim_harness import __main__ as sim_main
 from sim_harness import host
 from sim_harness.__main__ import main
+from sim_harness.broker_counts import BrokerCounts
 from sim_harness.brokers import open_broker
-from sim_harness.evidence import EVALUATION_COLUMNS, ROUND_COLUMNS
-from sim_harness.fleet import NodeFiles, lay_out, load_data, node_config
-from sim_harness.live import run_live
+from sim_harness.evidence import EVALUATION_COLUMNS, ROUND_COLUMNS, collect, summary
+from sim_harness.fleet import NodeFiles, lay_out, load_data
+from sim_harness.live import _Watch, run_live
 from sim_harness.planning import plan, rounds_trained
 from sim_harness.scenario import Scenario, load_scenario
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT_S = 120.0
+DEMO_TIMEOUT_S = 300.0
 NODES, ROUNDS, DEGREE, N_PARAMS = 4, 6, 2, 6186
 SETTINGS = (f"topology.degree={DEGREE}", "energy.budget_scale=0.01")
 """Budgets of 2, 3, 6 and 2 training rounds for the four that the schedule has: there is something to decide."""
@@ -97,9 +107,9 @@ class Sim:
         pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         return cls(subprocess.Popen(command, cwd=ROOT, env={**os.environ, name: value}, **pipes), mark)
 
-    def end(self) -> Ended:
+    def end(self, timeout_s: float = TIMEOUT_S) -> Ended:
         """Wait for its end, then for that of whatever it left, but not for long."""
-        out, err = self.process.communicate(timeout=TIMEOUT_S)
+        out, err = self.process.communicate(timeout=timeout_s)
         left = [name for pid, name in self._descendants() if not gone(pid)]
         return Ended(self.process.returncode, out, err, left)
 
@@ -315,6 +325,16 @@ def test_another_seed_gives_another_run(embedded: Outcome, tmp_path: Path) -> No
     assert other.decisions() != embedded.decisions()
 
 
+def test_agents_without_neighbours_run_and_say_so(tmp_path: Path) -> None:
+    """Degree 0 shows what no mixing does: nothing is shared or awaited, and each agent's log has one clear warning."""
+    settings = ("nodes=2", "rounds=3", "topology.degree=0", "discovery.mdns=false", "discovery.static=true")
+    outcome = live(tmp_path / "run", "mosquitto", *settings, "engine.workers=1")
+    assert {outcome.summary["messages"][key] for key in ("delivered", "expected", "mixed", "missing")} == {0}
+    assert [int(row["round"]) for row in outcome.rounds] == [0, 1, 2] * 2
+    log = (outcome.folder / "nodes" / "n000" / "agent.log").read_text()
+    assert log.count("topology.degree is 0: this node has no neighbours") == 2
+
+
 def test_without_a_way_to_find_peers_nothing_starts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Without mDNS and without a list: EX_CONFIG and one line, before any file is written."""
     assert main(["live", "demo", "--out", str(tmp_path / "run"), "--set", "discovery.mdns=false"]) == 78
@@ -343,7 +363,7 @@ def test_an_agent_that_dies_ends_the_run_with_its_last_words(tmp_path: Path) -> 
     arguments = ["--nodes", "2", "--broker", "mosquitto", "--out", str(tmp_path / "run")]
     ended = Sim.start("live", "demo", *arguments, "--set", "model.name=no_such_module:make").end()
     assert (ended.code, ended.left) == (1, [])
-    assert re.search(r"the agent of n00[01] ended with exit code 70; the end of .*/agent\.log:\n", ended.err)
+    assert re.search(r"the agent of n00[01] ended with exit code 78; the end of .*/agent\.log:\n", ended.err)
     assert "no module 'no_such_module'" in ended.err
     assert "Traceback" not in ended.err
     assert not (tmp_path / "run" / "summary.json").exists()
@@ -398,17 +418,48 @@ def test_a_fault_of_the_shared_trainer_is_an_answer(tmp_path: Path, monkeypatch:
     def broken(*_: object) -> TorchTrainer:
         raise ZeroDivisionError("in a layer")
 
-    monkeypatch.setattr(host, "make_trainer", broken)
-    scenario, bench = small(), host.Bench()
-    data = load_data(scenario)
-    files = NodeFiles(scenario.node_ids()[0], tmp_path)
-    config = node_config(scenario, 0, data.model, files, tmp_path / "test.npz", "fleet", None)
-    trainer = host.BenchTrainer(bench, worker_config(config))
+    monkeypatch.setattr(host, "_trainer", broken)
+    (config,) = worker_configs(tmp_path, 1)
+    answers = asked(config)
+    assert [answer.error for answer in answers] == ["the trainer failed: ZeroDivisionError: in a layer"] * 2
+    assert [answer.fatal for answer in answers] == [None, None]
+
+
+def test_what_no_shared_trainer_can_ever_do_is_said_with_its_class(tmp_path: Path) -> None:
+    """Data that is not there is a DataError for the daemon, which then ends with that exit code."""
+    (config,) = worker_configs(tmp_path, 1)
+    answers = asked(msgspec.structs.replace(config, path=str(tmp_path / "none.npz")))
+    assert [answer.fatal for answer in answers] == [DataError, DataError]
+
+
+def test_nodes_of_a_process_share_one_test_set(tmp_path: Path) -> None:
+    """Each node trains on data of its own; the common test set is in memory once, and gives what a device's gives."""
+    configs = worker_configs(tmp_path, 3)
+    trainers = [host._trainer(config) for config in configs]
+    assert len({id(trainer._test) for trainer in trainers}) == 1
+    assert len({trainer._train.x.tobytes() for trainer in trainers}) == 3
+    params = describe(configs[0].model, 1).initial_params
+    assert [trainer.evaluate(params, 0) for trainer in trainers] == [
+        make_trainer(config).evaluate(params, 0) for config in configs
+    ]
+
+
+def worker_configs(folder: Path, nodes: int) -> list[WorkerConfig]:
+    """Return what the trainers of a small fleet laid out in `folder` are told."""
+    scenario = small(f"nodes={nodes}", "discovery.static=true")
+    files = lay_out(scenario, load_data(scenario), folder, "fleet", ("127.0.0.1", 1883))
+    return [worker_config(load_config(node.config)) for node in files]
+
+
+def asked(config: WorkerConfig) -> list[TrainOutcome | Evaluation]:
+    """Return what a shared trainer answers to one training and one evaluation."""
+    bench = host.Bench()
+    trainer = host.BenchTrainer(bench, config)
     answers: list[TrainOutcome | Evaluation] = []
     trainer.submit_train(TrainTask(0, np.zeros(3, np.float32), 1, 1, 1, 0.1), answers.append)
     trainer.submit_evaluate(np.zeros(3, np.float32), 0, answers.append)
     bench.close()
-    assert [answer.error for answer in answers] == ["the trainer failed: ZeroDivisionError: in a layer"] * 2
+    return answers
 
 
 def test_one_failed_agent_of_a_shared_process_stops_the_others() -> None:
@@ -423,6 +474,92 @@ def test_one_failed_agent_of_a_shared_process_stops_the_others() -> None:
     host._run(cast("Daemon", Failing()), codes, reasons.append)
     assert codes == [74]
     assert reasons == [f"stopped because {threading.current_thread().name} failed"]
+
+
+@pytest.mark.timeout(2 * DEMO_TIMEOUT_S)
+def test_the_demo_learns_the_task_within_its_budgets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`skiptrain-sim demo`: eight real agents learn from each other what none learns alone, and nobody overspends.
+
+    Table, totals and picture are those of that run, and a second demo may take the same folder.
+    """
+    folder = tmp_path / "demo"
+    monkeypatch.setenv("COLUMNS", "200")  # no name is cut
+    ended = Sim.start("demo", "--out", str(folder)).end(DEMO_TIMEOUT_S)
+    assert (ended.code, ended.err, ended.left) == (0, "", [])
+    outcome = Outcome.read(folder)
+    scenario, summary = outcome.scenario(), outcome.summary
+    assert scenario == load_scenario("demo")
+    assert summary["accuracy"]["mean"] >= 0.85
+    assert summary["budget"]["overspent_nodes"] == []
+    planned = plan(scenario)
+    assert summary["energy_j"]["train"] == pytest.approx(planned["energy_wh"]["total"] * 3600)
+    assert summary["energy_j"]["train"] < summary["energy_j"]["d_psgd_equivalent"] / 2
+    links = scenario.nodes * scenario.rounds * scenario.topology.degree
+    assert {key: summary["messages"][key] for key in ("delivered", "mixed", "missing", "rejected")} == {
+        "delivered": links,
+        "mixed": links,
+        "missing": 0,
+        "rejected": 0,
+    }
+    assert len(outcome.rounds) == scenario.nodes * scenario.rounds
+    assert (folder / "report.png").read_bytes().startswith(b"\x89PNG")
+    said = " ".join(ended.out.split())
+    for i, entry in enumerate(summary["per_node"]):
+        assert f"{entry['node']} {scenario.device(i).device} {entry['training_rounds']} " in said
+        assert entry["spent_j"] <= entry["limit_j"]
+    assert f"mean {summary['accuracy']['mean']:.1%}, " in said
+    assert f"{links} mixed of {links} expected, 0 missing, 0 rejected; {links} delivered, counted by the broker" in said
+    sim_main._make_room(folder)
+    assert not folder.exists()
+
+
+def test_a_journal_that_began_anew_is_followed_to_its_last_line(tmp_path: Path) -> None:
+    """The count of rounds goes on over a rotation, with the lines that were written just before it."""
+    files = NodeFiles(NodeId("n000"), tmp_path)
+    files.state.mkdir()
+    lines = files.state / "rounds.jsonl"
+    with Progress(console=Console(file=StringIO())) as progress:
+        watch = _Watch([files], 10, progress)
+        for text, rotated in (("{}\n{}\n{}", False), ("{}\n{}\n{}\n{}\n", False), ("{}\n", True), ("{}\n{}\n", False)):
+            if rotated:
+                with lines.open("a") as file:
+                    file.write("{}\n")
+                lines.replace(lines.with_suffix(".jsonl.1"))
+            lines.write_text(text)
+            watch.poll()
+        assert progress.tasks[0].completed == 7
+
+
+def test_rounds_that_the_journal_rotated_out_are_missed(embedded: Outcome, tmp_path: Path) -> None:
+    """No rounds.csv with a hole: the node whose journal has dropped its first rounds is named."""
+    copy = tmp_path / "run"
+    shutil.copytree(embedded.folder, copy)
+    nodes = [NodeFiles(node, copy / "nodes" / node) for node in embedded.scenario().node_ids()]
+    lines = nodes[1].state / "rounds.jsonl"
+    whole = lines.read_text().splitlines(keepends=True)
+    older = lines.with_suffix(".jsonl.1")
+    older.write_text("".join(whole[:4]))
+    lines.write_text("".join(whole[4:]))
+    assert [record.round for record in collect(nodes)[1].records] == list(range(ROUNDS))
+    older.write_text("".join(whole[2:4]))
+    with pytest.raises(AgentError, match="n001: its journal has rotated the rounds before 2 out"):
+        collect(nodes)
+
+
+def test_models_are_delivered_whole_or_the_summary_says_no_number(embedded: Outcome) -> None:
+    """The broker's messages are a multiple of a model's; a rest is an error and no fraction of a model."""
+    nodes = [NodeFiles(node, embedded.folder / "nodes" / node) for node in embedded.scenario().node_ids()]
+    evidence = collect(nodes)
+
+    def delivered(messages: int, chunks: int) -> Any:
+        counts = BrokerCounts(model_messages_out=messages)
+        values = summary(embedded.scenario(), evidence, ([1.0] * NODES, 1.0), counts, chunks, 1.0, {})
+        return values["messages"]["delivered"]
+
+    assert delivered(96, 2) == 48
+    assert isinstance(delivered(96, 2), int)
+    with pytest.raises(AgentError, match="97 messages of models that have 2 each"):
+        delivered(97, 2)
 
 
 def test_without_mixing_the_agents_of_the_demo_do_not_learn_the_task() -> None:

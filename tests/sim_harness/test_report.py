@@ -104,7 +104,7 @@ class MadeUpRun:
                 "overspent_nodes": [],
             },
             "messages": {
-                "delivered": float(expected),
+                "delivered": expected,
                 "missing": self.nodes,
                 "rejected": 0,
                 "expected": expected,
