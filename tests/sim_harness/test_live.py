@@ -42,7 +42,6 @@ from agent.learning.factory import describe
 from agent.learning.trainer import Evaluation, TorchTrainer, TrainOutcome, TrainTask
 from agent.learning.worker import WorkerConfig
 from agent.status import Status
-from sim_harness import __main__ as sim_main
 from sim_harness import host
 from sim_harness.__main__ import main
 from sim_harness.broker_counts import BrokerCounts
@@ -358,14 +357,36 @@ def test_what_is_there_already_is_not_touched(
     assert (tmp_path / "kept" / "file").read_text() == "mine"
 
 
-def test_an_agent_that_dies_ends_the_run_with_its_last_words(tmp_path: Path) -> None:
-    """Its exit code and the end of its log are shown; the others are stopped, and no process stays."""
-    arguments = ["--nodes", "2", "--broker", "mosquitto", "--out", str(tmp_path / "run")]
-    ended = Sim.start("live", "demo", *arguments, "--set", "model.name=no_such_module:make").end()
-    assert (ended.code, ended.left) == (1, [])
-    assert re.search(r"the agent of n00[01] ended with exit code 78; the end of .*/agent\.log:\n", ended.err)
+def test_a_model_that_nobody_can_build_is_said_before_the_run(tmp_path: Path) -> None:
+    """A factory that is not there is an error of the command line, and leaves no files."""
+    ended = Sim.start("live", "demo", "--out", str(tmp_path / "run"), "--set", "model.name=no_such_module:make").end()
+    assert (ended.code, ended.left) == (78, [])
     assert "no module 'no_such_module'" in ended.err
-    assert "Traceback" not in ended.err
+    assert ended.err.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+ONLY_IN_THE_HARNESS = """
+import os
+from torch import nn
+
+def make(input_shape, classes):
+    if "MALLOC_ARENA_MAX" in os.environ:
+        raise RuntimeError("no such luck on a device")
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, classes))
+"""
+
+
+def test_an_agent_that_dies_ends_the_run_with_its_last_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its exit code and the end of its log are shown; the others are stopped, and no process stays."""
+    (tmp_path / "only_in_the_harness.py").write_text(ONLY_IN_THE_HARNESS)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.delenv("MALLOC_ARENA_MAX", raising=False)
+    arguments = ["--nodes", "2", "--broker", "mosquitto", "--out", str(tmp_path / "run")]
+    ended = Sim.start("live", "demo", *arguments, "--set", "model.name=only_in_the_harness:make").end()
+    assert (ended.code, ended.left) == (1, [])
+    assert re.search(r"the agent of n00[01] ended with exit code \d+; the end of .*/agent\.log:\n", ended.err)
+    assert "no such luck on a device" in ended.err
     assert not (tmp_path / "run" / "summary.json").exists()
 
 
@@ -480,7 +501,7 @@ def test_one_failed_agent_of_a_shared_process_stops_the_others() -> None:
 def test_the_demo_learns_the_task_within_its_budgets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`skiptrain-sim demo`: eight real agents learn from each other what none learns alone, and nobody overspends.
 
-    Table, totals and picture are those of that run, and a second demo may take the same folder.
+    Table, totals and picture are those of that run; a folder that was named is never cleared.
     """
     folder = tmp_path / "demo"
     monkeypatch.setenv("COLUMNS", "200")  # no name is cut
@@ -509,8 +530,8 @@ def test_the_demo_learns_the_task_within_its_budgets(tmp_path: Path, monkeypatch
         assert entry["spent_j"] <= entry["limit_j"]
     assert f"mean {summary['accuracy']['mean']:.1%}, " in said
     assert f"{links} mixed of {links} expected, 0 missing, 0 rejected; {links} delivered, counted by the broker" in said
-    sim_main._make_room(folder)
-    assert not folder.exists()
+    assert main(["demo", "--out", str(folder)]) == 78
+    assert (folder / "summary.json").exists()
 
 
 def test_a_journal_that_began_anew_is_followed_to_its_last_line(tmp_path: Path) -> None:
@@ -546,8 +567,8 @@ def test_rounds_that_the_journal_rotated_out_are_missed(embedded: Outcome, tmp_p
         collect(nodes)
 
 
-def test_models_are_delivered_whole_or_the_summary_says_no_number(embedded: Outcome) -> None:
-    """The broker's messages are a multiple of a model's; a rest is an error and no fraction of a model."""
+def test_delivered_counts_whole_models(embedded: Outcome) -> None:
+    """The broker's messages are divided by those of a model; the rest of a model that got lost does not count."""
     nodes = [NodeFiles(node, embedded.folder / "nodes" / node) for node in embedded.scenario().node_ids()]
     evidence = collect(nodes)
 
@@ -558,8 +579,7 @@ def test_models_are_delivered_whole_or_the_summary_says_no_number(embedded: Outc
 
     assert delivered(96, 2) == 48
     assert isinstance(delivered(96, 2), int)
-    with pytest.raises(AgentError, match="97 messages of models that have 2 each"):
-        delivered(97, 2)
+    assert delivered(97, 2) == 48
 
 
 def test_without_mixing_the_agents_of_the_demo_do_not_learn_the_task() -> None:
