@@ -58,7 +58,7 @@ class RoundMachine:
         self._state = restored_round(ledger, snapshot)
         self.around = Neighbourhood(config)
         self._epochs = self.around.epochs
-        self._known_roster = snapshot.roster if snapshot else None
+        self._known_roster = snapshot.roster if snapshot and snapshot.begun else None
         self._effects: list[fx.Effect] = []
         self._now = 0.0
         self._stopping = ""

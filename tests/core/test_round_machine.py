@@ -316,3 +316,20 @@ def test_the_model_is_kept_and_measured_at_its_intervals_and_at_the_end() -> Non
     effects = lonely_effects(RoundMachine(config, np.ones(N_PARAMS, np.float32), Ledger(0)))
     assert [effect.round for effect in effects if isinstance(effect, fx.SaveModel)] == [0, 2, 5, 6]
     assert [effect.round for effect in effects if isinstance(effect, fx.Evaluate)] == [1, 3, 5, 6]
+
+
+def test_a_roster_that_was_found_before_the_run_began_is_found_anew_after_a_restart() -> None:
+    """Who was stopped while waiting may come back to other nodes: only a roster that a run began with stays."""
+    run = make_run((), expect_nodes=3, rounds=3)
+    config = MachineConfig(ME, run, COST)
+    machine = RoundMachine(config, np.ones(N_PARAMS, np.float32), Ledger(None))
+    machine.handle(ev.Started(), 0.0)
+    machine.handle(ev.PeersChanged(dict.fromkeys(OTHERS[:2], "")), 1.0)
+    assert machine.roster is not None
+    machine.handle(ev.StopRequested("power"), 2.0)
+    again = RoundMachine(config, machine.params, machine.ledger, machine.snapshot())
+    again.handle(ev.Started(), 0.0)
+    assert again.roster is None
+    again.handle(ev.PeersChanged(dict.fromkeys(OTHERS, "")), 1.0)
+    assert again.roster is not None
+    assert set(again.roster.members) == {ME, *OTHERS}
