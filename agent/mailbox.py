@@ -8,7 +8,7 @@ from collections import deque
 from agent.network.transport import ModelChunk
 
 MAX_ITEMS = 10_000
-MAX_CHUNKS = MAX_ITEMS // 2
+MAX_WAITING_CHUNKS = MAX_ITEMS // 2
 """Model chunks get half of the places, so that a flood of them pushes out no presence and no acknowledgement."""
 MAX_BYTES = 64 << 20
 """Model chunks wait here in at most this much memory; more are dropped and counted by who sent them in."""
@@ -28,7 +28,7 @@ class Mailbox:
             if len(self._items) >= MAX_ITEMS:
                 return False
             if isinstance(item, ModelChunk):
-                if self._chunks >= MAX_CHUNKS or self._bytes + len(item.payload) > MAX_BYTES:
+                if self._chunks >= MAX_WAITING_CHUNKS or self._bytes + len(item.payload) > MAX_BYTES:
                     return False
                 self._chunks += 1
                 self._bytes += len(item.payload)

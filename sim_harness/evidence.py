@@ -157,8 +157,8 @@ def summary(  # noqa: PLR0917
     limits = [scenario.limit_uj(i) for i in range(len(evidence))]
     overspent = [
         node.node
-        for node, spent, limit in zip(evidence, charged, limits, strict=True)
-        if limit is not None and spent > limit
+        for node, limit in zip(evidence, limits, strict=True)
+        if limit is not None and node.snapshot.ledger.overspent_uj
     ]
     trained = [node.snapshot.ledger.windows for node in evidence]
     d_psgd_uj = sum(scenario.rounds * scenario.device(i).cost_uj for i in range(len(evidence)))

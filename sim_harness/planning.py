@@ -101,7 +101,7 @@ def _types(scenario: Scenario) -> Iterator[tuple[int, PublishedRow]]:
 def _participant(scenario: Scenario, index: int, node: NodeId) -> Participant:
     cost = scenario.device(index).cost_uj
     policy, schedule, limit = POLICIES[scenario.policy.name], scenario.schedule(), scenario.limit_uj(index)
-    affordable = None if limit is None else limit // cost
+    affordable = Ledger(limit).affordable(Cost(cost, cost))
     return Participant(policy, schedule, scenario.seed, node, Cost(cost, cost), 0, affordable)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from agent.core.types import NodeId
-from agent.mailbox import MAX_BYTES, MAX_CHUNKS, MAX_ITEMS, Mailbox
+from agent.mailbox import MAX_BYTES, MAX_ITEMS, MAX_WAITING_CHUNKS, Mailbox
 from agent.network.transport import Disconnected, ModelChunk
 
 PEER = NodeId("n1")
@@ -28,7 +28,7 @@ def test_chunks_are_bounded_in_bytes_and_the_bytes_come_back() -> None:
 def test_a_flood_of_small_chunks_leaves_room_for_everything_else() -> None:
     """Chunks fill half of the places at most; presences and acknowledgements still get in."""
     box, chunk = Mailbox(), ModelChunk(PEER, b"x")
-    assert sum(box.post(chunk) for _ in range(MAX_ITEMS)) == MAX_CHUNKS
+    assert sum(box.post(chunk) for _ in range(MAX_ITEMS)) == MAX_WAITING_CHUNKS
     assert box.post(Disconnected("gone"))
 
 
