@@ -87,6 +87,8 @@ def _status(args: argparse.Namespace) -> None:
     print(f"  broker      {status.connection}")
     print(f"  peers       {status.peers_online} online, {status.neighbours} neighbours")
     print(f"  journal     {status.journal_bytes} bytes written since the start")
+    if status.disk:
+        print(f"  disk        {status.disk}")
 
 
 def _peers(args: argparse.Namespace) -> None:

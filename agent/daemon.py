@@ -9,8 +9,8 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import singledispatchmethod
 from pathlib import Path
@@ -22,11 +22,12 @@ from agent.core import events as ev
 from agent.core.budget import Ledger, Reservation
 from agent.core.round_machine import RoundMachine
 from agent.core.round_state import MachineConfig, Phase
-from agent.core.types import RoundRecord
+from agent.core.types import Quality, RoundRecord
 from agent.core.wire import Format
 from agent.energy.meter import METERS, Meter
 from agent.errors import AgentError, ConfigError, ContractViolation, JournalError
 from agent.journal import EvaluationRecord, Journal, Recovered
+from agent.keeper import Keeper
 from agent.learning.factory import ModelInfo
 from agent.learning.trainer import Evaluation
 from agent.mailbox import Mailbox
@@ -52,6 +53,14 @@ class Evaluated:
 
     round: int
     evaluation: Evaluation
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingRefused:
+    """A training must not begin; goes to the mailbox, as its answer."""
+
+    round: int
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +109,7 @@ class Daemon:
         self.journal = Journal(Path(config.node.state_dir), config.journal.lines_bytes)
         try:
             self.machine = self._restore(model)
+            self._keeper = Keeper(self.journal, self.machine.run_hex, clock)
         except BaseException:
             self.journal.close()
             raise
@@ -118,6 +128,8 @@ class Daemon:
                 self._step()
             if self._fault is None:
                 self._wait_for_evaluations()
+            if self._fault is None:
+                self._wait_for_disk()
             if self._fault is not None:
                 raise self._fault
             return self._finished
@@ -189,6 +201,7 @@ class Daemon:
     def _step(self) -> None:
         """Hand in one item, or the deadline when it has passed."""
         self._notifier.watchdog()
+        self._keeper.retry()
         deadline, now = self.machine.deadline, self._clock()
         if now >= self._status_due:
             self._write_status()
@@ -217,6 +230,10 @@ class Daemon:
             self._give_up(item.outcome.fatal(item.outcome.error))
         self._handle(self._window.answer(item))
 
+    @_take.register
+    def _take_refusal(self, item: TrainingRefused) -> None:
+        self._handle(ev.TrainingFailed(item.round, item.reason, 0, Quality.NONE))
+
     def _give_up(self, fault: AgentError) -> None:
         """Stop cleanly, so that nothing stays reserved, and end with `fault`."""
         self._fault = fault
@@ -230,9 +247,8 @@ class Daemon:
             self._give_up(result.fatal(result.error))
         if result.error:
             _log.warning("round %d could not be evaluated: %s", item.round, result.error)
-        record = EvaluationRecord(item.round, self._config.node.id, result.accuracy, result.own_accuracy, result.loss)
-        with self._disk():
-            self.journal.append_evaluation(record)
+        node = self._config.node.id
+        self._keeper.append(EvaluationRecord(item.round, node, result.accuracy, result.own_accuracy, result.loss))
 
     def _handle(self, event: ev.Event) -> None:
         before = self.machine.around.live.keys() if self.machine.phase is Phase.WAITING else None
@@ -251,13 +267,18 @@ class Daemon:
             if isinstance(item, Evaluated | StopAsked):
                 self._take(item)
 
-    @contextmanager
-    def _disk(self) -> Iterator[None]:
-        """Say where the disk failed; without its journal an agent must not spend energy."""
+    def _wait_for_disk(self) -> None:
+        """Hold on to what a finished run has learnt until the disk takes it; who asks to stop has no time for that."""
+        while self._keeper.trouble and not self._stopping:
+            self._notifier.watchdog()
+            item = self._mailbox.take(self._wait_s)
+            if isinstance(item, StopAsked):
+                self._take(item)
+            self._keeper.retry()
         try:
-            yield
-        except OSError as error:
-            raise JournalError(f"{self.journal.folder}: cannot be written: {error.strerror}; free some space") from None
+            self._keeper.close()
+        except JournalError as error:
+            self._fault = error
 
     # --- effects, one handler a kind
 
@@ -267,13 +288,11 @@ class Daemon:
 
     @_do.register
     def _save_state(self, effect: fx.SaveState) -> None:
-        with self._disk():
-            self.journal.save_state(effect.snapshot)
+        self._keeper.save_state(effect.snapshot)
 
     @_do.register
     def _save_model(self, effect: fx.SaveModel) -> None:
-        with self._disk():
-            self.journal.save_model(self.machine.run_hex, effect.round, effect.params)
+        self._keeper.save_model(effect.round, effect.params)
 
     @_do.register
     def _watch(self, effect: fx.WatchNeighbours) -> None:
@@ -282,7 +301,10 @@ class Daemon:
 
     @_do.register
     def _train(self, effect: fx.StartTraining) -> None:
-        self._window.start(effect)
+        if self._keeper.trouble:
+            self._mailbox.post_own(TrainingRefused(effect.round, f"not trained: {self._keeper.trouble}"))
+        else:
+            self._window.start(effect)
 
     @_do.register
     def _stop_training(self, effect: fx.StopTraining) -> None:
@@ -294,8 +316,7 @@ class Daemon:
 
     @_do.register
     def _append(self, effect: fx.AppendRecord) -> None:
-        with self._disk():
-            self.journal.append_record(effect.record)
+        self._keeper.append(effect.record)
         level = logging.WARNING if effect.record.error else logging.INFO
         _log.log(level, "%s", one_line(effect.record))
         self._tell_losses()
@@ -366,6 +387,7 @@ class Daemon:
             left_j=None if ledger.left_uj is None else ledger.left_uj / 1e6,
             energy_source=config.energy.source,
             journal_bytes=self.journal.bytes_written,
+            disk=self._keeper.trouble,
             network=asdict(self._reach.stats()),
             ended=self._finished or ("failed" if self._failed else ""),
             peers=tuple(

@@ -9,102 +9,28 @@ taken and a warning says so. docs/journal.md states the bytes written in a round
 from __future__ import annotations
 
 import fcntl
-import hashlib
-import os
+import logging
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import TypeVar
 
 import msgspec
 import numpy as np
 
 from agent.core.types import Params, RoundRecord, Snapshot
+from agent.durable import DamagedError, Found, Generations, Lines, make_folder
 from agent.errors import JournalError
+
+_log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-FORMAT = 1
-_MAGIC = "skiptrain-journal"
-_HEAD_BYTES = 256
 _STATE_BYTES = 1 << 20
+_MODEL_BYTES = 1 << 32
 _RUN_BYTES = 16
 ROTATE_BYTES = 8 << 20
 """rounds.jsonl and evaluations.jsonl grow to this size, then begin anew; one older file of each is kept."""
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """The newest whole generation of one file, and whether a newer one was there and is damaged."""
-
-    generation: int
-    body: bytes
-    damaged: bool
-
-
-class _DamagedError(JournalError):
-    """Something was written, and nothing of it can be read."""
-
-
-class Generations:
-    """One named value in two files, of which a crash can only ever hurt the one being written."""
-
-    def __init__(self, folder: Path, name: str, max_bytes: int) -> None:
-        self._folder, self._name, self._max_bytes = folder, name, max_bytes
-        self._generation: int | None = None
-
-    def _path(self, generation: int) -> Path:
-        return self._folder / f"{self._name}.{generation % 2}"
-
-    def write(self, body: bytes) -> int:
-        """Make `body` durable as the next generation; return the bytes written. Raises OSError, JournalError."""
-        if self._generation is None:
-            self.read()
-        generation = (self._generation or 0) + 1
-        digest = _digest(self._name, generation, body)
-        head = f"{_MAGIC} {FORMAT} {self._name} {generation} {len(body)} {digest}\n".encode()
-        temporary = self._folder / f"{self._name}.tmp"
-        with temporary.open("wb") as file:
-            file.write(head)
-            file.write(body)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self._path(generation))
-        _fsync_folder(self._folder)
-        self._generation = generation
-        return len(head) + len(body)
-
-    def read(self) -> Found | None:
-        """Return the newest whole generation, or None where nothing was ever written.
-
-        JournalError: both are damaged, or one was written in a newer format.
-        """
-        self._generation = 0
-        paths = [path for path in (self._path(0), self._path(1)) if path.exists()]
-        whole = [found for found in map(self._parse, paths) if found is not None]
-        if not paths:
-            return None
-        if not whole:
-            raise _DamagedError(f"{self._folder}: {' and '.join(path.name for path in paths)}: nothing whole is left")
-        generation, body = max(whole)
-        self._generation = generation
-        return Found(generation, body, damaged=len(whole) < len(paths))
-
-    def _parse(self, path: Path) -> tuple[int, bytes] | None:
-        try:
-            with path.open("rb") as file:
-                head = file.readline(_HEAD_BYTES).decode("ascii").split()
-                length = int(head[4]) if len(head) > 4 else 0  # noqa: PLR2004  MAGIC FORMAT NAME GENERATION LENGTH
-                body = file.read(min(max(0, length), self._max_bytes, path.stat().st_size) + 1)
-            if head[:1] == [_MAGIC] and int(head[1]) > FORMAT:
-                raise JournalError(
-                    f"{path}: written by a newer release (format {head[1]}); update this one, or move it away"
-                )
-            name, generation, digest = head[2], int(head[3]), head[5]
-        except (ValueError, IndexError, OSError):
-            return None
-        whole = head[:2] == [_MAGIC, str(FORMAT)] and (name, length) == (self._name, len(body))
-        return (generation, body) if whole and digest == _digest(name, generation, body) else None
 
 
 class EvaluationRecord(msgspec.Struct, frozen=True):
@@ -136,7 +62,7 @@ class Journal:
         """Open, and create where needed; JournalError when it is in use or cannot be written."""
         self.folder = folder
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
             self._lock = (folder / "lock").open("a")
         except OSError as error:
             raise JournalError(
@@ -150,9 +76,9 @@ class Journal:
                 f"{folder}: in use by another agent; give each agent a node.state_dir of its own"
             ) from None
         self._state = Generations(folder, "state", _STATE_BYTES)
-        self._model = Generations(folder, "model", 1 << 32)
-        self._records = _Lines(folder / "rounds.jsonl", lines_bytes)
-        self._evaluations = _Lines(folder / "evaluations.jsonl", lines_bytes)
+        self._model = Generations(folder, "model", _MODEL_BYTES)
+        self._records = Lines(folder / "rounds.jsonl", lines_bytes)
+        self._evaluations = Lines(folder / "evaluations.jsonl", lines_bytes)
         self.bytes_written = 0
 
     def recover(self) -> Recovered:
@@ -161,7 +87,7 @@ class Journal:
         state, model = self._read_state(), None
         try:
             model = self._model.read()
-        except _DamagedError as error:  # a lost model is no lost joule
+        except DamagedError as error:  # a lost model is no lost joule
             warnings.append(f"{error}; going on from the run's first weights")
         snapshot = None
         if state is not None:
@@ -183,7 +109,7 @@ class Journal:
     def _read_state(self) -> Found | None:
         try:
             return self._state.read()
-        except _DamagedError as error:
+        except DamagedError as error:
             raise JournalError(
                 f"{error}, so that what this device has spent is unknown; restore a backup, or move the folder away to "
                 "begin with a new ledger"
@@ -198,55 +124,16 @@ class Journal:
         head = bytes.fromhex(run).ljust(_RUN_BYTES, b"\0") + round_.to_bytes(8, "little")
         self.bytes_written += self._model.write(head + np.ascontiguousarray(params, dtype="<f4").tobytes())
 
-    def append_record(self, record: RoundRecord) -> None:
-        """Add the account of a round; OSError when the disk does not take it."""
-        self.bytes_written += self._records.append(msgspec.json.encode(record))
-
-    def append_evaluation(self, record: EvaluationRecord) -> None:
-        """Add an evaluation; OSError when the disk does not take it."""
-        self.bytes_written += self._evaluations.append(msgspec.json.encode(record))
+    def append(self, record: RoundRecord | EvaluationRecord) -> None:
+        """Add the account of a round, or an evaluation; OSError when the disk does not take it."""
+        lines = self._records if isinstance(record, RoundRecord) else self._evaluations
+        self.bytes_written += lines.append(msgspec.json.encode(record))
 
     def close(self) -> None:
         """Let go of the folder; what was written stays."""
         self._records.close()
         self._evaluations.close()
         self._lock.close()
-
-
-class _Lines:
-    """A file of JSON lines, flushed at each line and bounded by rotation."""
-
-    def __init__(self, path: Path, max_bytes: int) -> None:
-        self._path, self._max_bytes = path, max_bytes
-        self._file: IO[bytes] | None = None
-
-    def append(self, line: bytes) -> int:
-        if self._file is None:
-            _end_torn_line(self._path)
-            self._file = self._path.open("ab")
-        if self._max_bytes and self._file.tell() + len(line) > self._max_bytes:
-            self._file.close()
-            self._path.replace(self._path.with_suffix(".jsonl.1"))
-            self._file = self._path.open("ab")
-        self._file.write(line + b"\n")
-        self._file.flush()
-        return len(line) + 1
-
-    def close(self) -> None:
-        if self._file is not None:
-            with suppress(OSError):  # a line that the disk did not take: `append` has said so
-                self._file.close()
-
-
-def _end_torn_line(path: Path) -> None:
-    """Drop the part of a last line that a power cut left behind."""
-    if not path.exists():
-        return
-    with path.open("rb+") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - (1 << 20)))
-        tail = file.read()
-        file.truncate(size - len(tail) + tail.rfind(b"\n") + 1)
 
 
 def _unpack_model(body: bytes) -> tuple[str, int, Params]:
@@ -274,7 +161,12 @@ def _read_lines(folder: Path, name: str, type_: type[T]) -> list[T]:
     for path in (folder / f"{name}.jsonl.1", folder / f"{name}.jsonl"):
         with suppress(FileNotFoundError):
             lines = path.read_bytes().split(b"\n")[:-1]
-            found += [_parse_line(path, number, line, type_) for number, line in enumerate(lines, 1)]
+            for number, line in enumerate(lines, 1):
+                _, hole, whole = line.rpartition(b"\0")
+                if hole:
+                    _log.warning("%s:%d: a power cut left a hole here; what it swallowed is gone", path, number)
+                if whole or not hole:
+                    found.append(_parse_line(path, number, whole, type_))
     return found
 
 
@@ -283,18 +175,3 @@ def _parse_line(path: Path, number: int, line: bytes, type_: type[T]) -> T:
         return msgspec.json.decode(line, type=type_)
     except msgspec.MsgspecError as error:
         raise JournalError(f"{path}:{number}: damaged: {error}; remove that line") from None
-
-
-def _digest(name: str, generation: int, body: bytes) -> str:
-    """Return the SHA-256 that tells one generation of one file from all others."""
-    digest = hashlib.sha256(f"{name} {generation}\n".encode())
-    digest.update(body)
-    return digest.hexdigest()
-
-
-def _fsync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -43,6 +43,8 @@ class Status(msgspec.Struct, frozen=True):
     left_j: float | None
     energy_source: str
     journal_bytes: int
+    disk: str
+    """Why the journal cannot be written, and this node does not train; empty while it can."""
     network: dict[str, int]
     """What the transport has counted since the start: messages, bytes, drops, refusals, reconnects."""
     ended: str

@@ -140,7 +140,7 @@ def test_a_wrong_configuration_is_one_line_and_code_78(
 
 
 def test_other_mistakes_are_one_line_and_their_code_too(tmp_path: Path) -> None:
-    """A missing file, a folder that is none, and a disk that takes nothing have the codes of docs/exit-codes.md."""
+    """A missing file and a folder that is none have the codes of docs/exit-codes.md."""
     path = write_config(device_config(tmp_path), tmp_path / "agent.yaml")
     (tmp_path / "file").write_text("")
     missing = command("run", "--config", tmp_path / "none.yaml")
@@ -148,11 +148,6 @@ def test_other_mistakes_are_one_line_and_their_code_too(tmp_path: Path) -> None:
     assert "none.yaml: cannot be read: No such file or directory" in missing.stderr
     no_folder = command("run", "--config", path, "--set", f"node.state_dir={tmp_path}/file/x")
     assert (no_folder.returncode, no_folder.stderr.count("\n")) == (74, 1)
-    full = ["sh", "-c", 'ulimit -f 0; exec "$0" "$@"', sys.executable, "-m", "agent", "run", "--config", str(path)]
-    result = subprocess.run(full, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
-    assert result.returncode == 74
-    assert "state: cannot be written: File too large; free some space" in result.stderr.splitlines()[-1]
-    assert "Traceback" not in result.stderr
 
 
 @pytest.mark.parametrize("name", ["status", "peers"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 import os
 import shutil
 import socket
@@ -12,11 +13,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
+from agent import durable, keeper
 from agent.config import AgentConfig, EnergySection, EvaluationSection, LearningSection, PolicySection, RunSection
 from agent.core.budget import Cost, Ledger, Reservation
 from agent.core.mixing import mix, mixing_weights
@@ -548,21 +550,108 @@ def test_a_model_of_another_size_is_refused_and_the_folder_set_free(tmp_path: Pa
 # --- what fails around it
 
 
-def test_a_full_disk_ends_the_agent_before_it_spends(tmp_path: Path, rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No training begins whose reservation is not on disk; the code is 74, and everything is closed."""
+@dataclass
+class FailingDisk:
+    """Stands in for `os` under the journals: for some tries, nothing below `folder` can be forced to the disk."""
+
+    folder: Path
+    failures: float = math.inf
+    """How many tries are left that fail."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(os, name)
+
+    def fsync(self, handle: int) -> None:
+        """Fail as a full disk does, or do it."""
+        if self.failures and Path(f"/proc/self/fd/{handle}").readlink().is_relative_to(self.folder):
+            self.failures -= 1
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        os.fsync(handle)
+
+
+@pytest.fixture
+def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FailingDisk:
+    """Give the full disk of the node `a`, which tries again at each opportunity."""
+    disk = FailingDisk(tmp_path / "a" / "state")
+    disk.folder.mkdir(parents=True)
+    monkeypatch.setattr(durable, "os", disk)
+    monkeypatch.setattr(keeper, "RETRY_S", 0.0)
+    return disk
+
+
+def test_on_a_full_disk_a_node_shares_but_does_not_train_and_recovers_by_itself(
+    tmp_path: Path, rig: Rig, disk: FailingDisk, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The first rounds cost nothing and their models are mixed all the same; then it trains; no record is missing."""
+    disk.failures = 12
+    policy, names = PolicySection(name="skiptrain", train_rounds=9), ("a", "b")
+    configs = [device_config(tmp_path, name, names, policy=policy) for name in names]
+    full, other = [rig.start(config) for config in configs]
+    assert {full.end(), other.end()} == {"all rounds are done"}
+    assert disk.failures == 0
+    records = read_records(state_of(configs[0]))
+    assert [record.round for record in records] == list(range(6))
+    refused = [record for record in records if record.error]
+    assert 0 < len(refused) < 6
+    assert records[: len(refused)] == refused
+    why = f"not trained: {disk.folder}: cannot be written: No space left on device; free some space, or mend it"
+    assert {(record.energy_uj, record.energy_quality, record.error) for record in refused} == {(0, Quality.NONE, why)}
+    trained = [record.round for record in records[len(refused) :]]
+    assert [round_ for round_, _ in full.trainer.trained] == trained
+    ledger = ledger_of(configs[0])
+    assert (ledger.charged_uj, ledger.windows) == (len(trained) * COST_UJ, len(trained))
+    for record, own in zip(read_records(state_of(configs[1])), records, strict=True):
+        assert {(node, digest) for node, digest, _ in record.mixed} >= {(NodeId("a"), own.digest_published)}
+    assert [line for line in caplog.messages if str(disk.folder) in line and "round=" not in line] == [
+        f"{why.removeprefix('not trained: ')}; until then this node shares and averages, but does not train",
+        f"{disk.folder}: takes writes again, and this node may train; 0 records of past rounds are lost",
+    ]
+
+
+@pytest.fixture
+def held(tmp_path: Path, rig: Rig, disk: FailingDisk) -> Iterator[tuple[Running, AgentConfig]]:
+    """Give a lone node whose run is over, and whose disk has taken nothing of it."""
+    assert disk.failures
     config = alone(tmp_path)
+    daemon, mailbox = rig.make(config)
+    waits, wait = threading.Event(), daemon._wait_for_disk
 
-    def full(_handle: int) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    def note() -> None:
+        waits.set()
+        wait()
 
-    with monkeypatch.context() as patched:
-        patched.setattr(os, "fsync", full)
-        running = rig.start(config)
-        with pytest.raises(JournalError, match="cannot be written: No space left on device; free some") as error:
-            running.end()
+    daemon._wait_for_disk = note  # type: ignore[method-assign]
+    results: list[str | AgentError] = []
+    thread = threading.Thread(target=_run, args=(daemon, results))
+    thread.start()
+    assert waits.wait(TIMEOUT_S)
+    yield Running(daemon, cast("ToyTrainer", daemon._trainer), mailbox, thread, results), config
+    daemon.stop("the test is over")
+    thread.join(TIMEOUT_S)
+
+
+def test_a_finished_run_is_held_until_the_disk_takes_it(held: tuple[Running, AgentConfig], disk: FailingDisk) -> None:
+    """Model, state and records wait in memory, the status page says why, and the agent ends well once there is room."""
+    running, config = held
+    assert running.daemon.status().disk.startswith(f"{disk.folder}: cannot be written: No space left on device")
+    disk.failures = 0
+    assert running.end() == "all rounds are done"
+    assert running.trainer.trained == []
+    found = recovered(config)
+    assert found.snapshot is not None
+    assert (found.snapshot.finished, found.snapshot.ledger.charged_uj, found.model_round) == (True, 0, 2)
+    assert [record.round for record in read_records(state_of(config))] == [0, 1, 2]
+
+
+def test_who_asks_to_stop_is_told_what_the_disk_did_not_take(held: tuple[Running, AgentConfig]) -> None:
+    """The code is 74; nothing was spent that the disk does not know of."""
+    running, config = held
+    running.daemon.stop("enough")
+    lost = "the state, the model after round 2, 3 records; the ledger there stays true"
+    with pytest.raises(JournalError, match=rf"free some space, or mend it; lost with this process: {lost}") as error:
+        running.end()
     assert error.value.exit_code == 74
     assert running.trainer.closed
-    assert running.trainer.trained == []
     assert recovered(config) == Recovered(None, -1, None, (), state_lost=False)
 
 

@@ -20,6 +20,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent import durable
 from agent.core import effects as fx
 from agent.core import events as ev
 from agent.core.budget import Cost, Ledger, Reservation
@@ -37,8 +38,9 @@ from agent.core.types import (
     Snapshot,
     params_digest,
 )
+from agent.durable import Generations
 from agent.errors import JournalError
-from agent.journal import EvaluationRecord, Generations, Journal, Recovered, read_evaluations, read_records
+from agent.journal import EvaluationRecord, Journal, Recovered, read_evaluations, read_records
 from tests.core.cluster import make_run
 
 RUN = "ab" * 16
@@ -112,8 +114,8 @@ def test_everything_comes_back_as_it_was_written(journal: Journal) -> None:
     evaluation = EvaluationRecord(3, "a", 1 / 3, None, 2.5)
     journal.save_state(SNAPSHOT)
     journal.save_model(RUN, 4, params)
-    journal.append_record(RECORD)
-    journal.append_evaluation(evaluation)
+    journal.append(RECORD)
+    journal.append(evaluation)
     journal.close()
     found = reopened(journal.folder)
     assert (found.snapshot, found.model_round, found.warnings, found.state_lost) == (SNAPSHOT, 4, (), False)
@@ -252,25 +254,40 @@ def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
 def test_a_torn_last_line_is_dropped(journal: Journal) -> None:
     """A power cut in mid-line costs that line; reports leave it out, and the next agent writes on after the others."""
     path = journal.folder / "rounds.jsonl"
-    journal.append_record(RECORD)
+    journal.append(RECORD)
     journal.close()
     with path.open("ab") as file:
         file.write(b'{"node":"a","rou')
     assert read_records(journal.folder) == [RECORD]
     again = Journal(journal.folder)
-    again.append_record(replace(RECORD, round=4))
+    again.append(replace(RECORD, round=4))
     again.close()
     assert [record.round for record in read_records(journal.folder)] == [3, 4]
     path.write_bytes(b"torn")
     third = Journal(journal.folder)
-    third.append_record(RECORD)
+    third.append(RECORD)
     third.close()
     assert read_records(journal.folder) == [RECORD]
 
 
+def test_a_hole_that_a_power_cut_left_is_said_and_costs_what_it_swallowed(
+    journal: Journal, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Lines are not forced to the disk: one may be missing before a later one, and reads as zeros."""
+    for round_ in range(4):
+        journal.append(replace(RECORD, round=round_))
+    path = journal.folder / "rounds.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(lines[0] + bytes(len(lines[1])) + lines[2] + lines[3][:5] + bytes(len(lines[3]) - 6) + b"\n")
+    assert [record.round for record in read_records(journal.folder)] == [0, 2]
+    assert caplog.messages == [
+        f"{path}:{number}: a power cut left a hole here; what it swallowed is gone" for number in (2, 3)
+    ]
+
+
 def test_a_damaged_line_is_named(journal: Journal) -> None:
     """A report does not leave out rounds in silence."""
-    journal.append_record(RECORD)
+    journal.append(RECORD)
     (journal.folder / "rounds.jsonl").write_bytes(b"{}\n")
     with pytest.raises(JournalError, match=r"rounds.jsonl:1: damaged: .*; remove that line"):
         read_records(journal.folder)
@@ -280,8 +297,8 @@ def test_lines_are_bounded_and_the_last_two_files_are_read(tmp_path: Path) -> No
     """A file that is full becomes the older one; what was older is gone."""
     journal = Journal(tmp_path / "bounded", lines_bytes=1_000)
     for round_ in range(12):
-        journal.append_record(replace(RECORD, round=round_))
-        journal.append_evaluation(EvaluationRecord(round_, "a" * 200, None, None, None))
+        journal.append(replace(RECORD, round=round_))
+        journal.append(EvaluationRecord(round_, "a" * 200, None, None, None))
     for name, read in (("rounds", read_records), ("evaluations", read_evaluations)):
         sizes = {path.name: path.stat().st_size for path in journal.folder.glob(f"{name}.*")}
         assert sizes.keys() == {f"{name}.jsonl", f"{name}.jsonl.1"}
@@ -297,33 +314,52 @@ def test_the_bytes_written_are_counted(journal: Journal) -> None:
     for round_ in range(2):
         journal.save_state(at(round_))
     journal.save_model(RUN, 0, np.ones(100, np.float32))
-    journal.append_record(RECORD)
+    journal.append(RECORD)
     files = [path for path in journal.folder.iterdir() if path.name != "lock"]
     assert {path.name for path in files} == {"state.0", "state.1", "model.1", "rounds.jsonl"}
     assert journal.bytes_written == sum(path.stat().st_size for path in files)
 
 
-def test_a_full_disk_is_an_error_and_the_folder_can_be_closed(
-    journal: Journal, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Neither a state nor a line is taken for written, the older state stays, and closing hides nothing."""
-    journal.save_state(SNAPSHOT)
-    journal.append_record(RECORD)
-    with monkeypatch.context() as patched:
+class FullDisk:
+    """Stands in for `os` under the journal: a disk with room for a number of bytes, and no more while it is full."""
 
-        def full(_handle: int) -> None:
+    def __init__(self, room: int) -> None:
+        self.room = room
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(os, name)
+
+    def write(self, handle: int, content: memoryview) -> int:
+        """Take what there is room for, as the system does."""
+        if not self.room:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        taken = os.write(handle, content[: self.room])
+        self.room -= taken
+        return taken
 
-        patched.setattr(os, "fsync", full)
+
+@pytest.mark.parametrize("room", [0, 5, 120, 300])
+def test_a_full_disk_damages_nothing(journal: Journal, monkeypatch: pytest.MonkeyPatch, room: int) -> None:
+    """Wherever the disk gets full in a write: the older state stays, no half line is read, and all goes on later."""
+    journal.save_state(SNAPSHOT)
+    journal.append(RECORD)
+    with monkeypatch.context() as patched:
+        disk = FullDisk(room)
+        patched.setattr(durable, "os", disk)
         with pytest.raises(OSError, match="No space left"):
             journal.save_state(at(9))
-    assert journal.recover().snapshot == SNAPSHOT
-    journal._records.close()
-    journal._records._file = Path("/dev/full").open("ab")  # noqa: SIM115  the journal closes it
-    with pytest.raises(OSError, match="No space left"):
-        journal.append_record(RECORD)
+        assert not list(journal.folder.glob("*.tmp")), "what is left of a failed write takes room"
+        disk.room = room
+        with pytest.raises(OSError, match="No space left"):
+            journal.append(replace(RECORD, round=4))
+        assert journal.recover().snapshot == SNAPSHOT
+        assert read_records(journal.folder) == [RECORD]
+        disk.room = 10_000
+        journal.append(replace(RECORD, round=5))
+        journal.save_state(at(10))
     journal.close()
-    assert reopened(journal.folder).snapshot == SNAPSHOT
+    assert reopened(journal.folder) == Recovered(at(10), -1, None, (), state_lost=False)
+    assert [record.round for record in read_records(journal.folder)] == [3, 5]
 
 
 WRITER = """
@@ -345,7 +381,7 @@ start = found.snapshot.round + 1 if found.snapshot else 0
 for round_ in range(start, start + 1_000_000):
     journal.save_state(replace(snapshot, round=round_))
     journal.save_model(snapshot.run, round_, np.full(20_000, round_, np.float32))
-    journal.append_record(replace(record, round=round_))
+    journal.append(replace(record, round=round_))
     print(round_, flush=True)
 """
 
@@ -420,7 +456,7 @@ class Card:
                 self._journal.save_model(self._run.digest().hex(), round_, params)
                 return round_
             case fx.AppendRecord(record):
-                self._journal.append_record(record)
+                self._journal.append(record)
                 self.rounds[record.kind.value] += 1
                 return record.round
             case fx.StartTraining(round_, params):
@@ -493,7 +529,7 @@ def test_a_round_that_was_ended_twice_counts_once(tmp_path: Path) -> None:
     """Between a record and the next state a power cut makes the node end the round again: the last account counts."""
     journal = Journal(tmp_path)
     for record in (RECORD, replace(RECORD, rejected=7), replace(RECORD, run="cd" * 16)):
-        journal.append_record(record)
+        journal.append(record)
     journal.close()
     assert read_records(tmp_path) == [replace(RECORD, rejected=7), replace(RECORD, run="cd" * 16)]
 

@@ -77,6 +77,12 @@ class Ledger:
             raise ContractViolation(f"a training window cannot cost {spent_uj} uJ")
         return replace(self, charged_uj=self.charged_uj + spent_uj, windows=self.windows + 1, reservation=None)
 
+    def release(self) -> Ledger:
+        """Drop the open reservation: no training window was opened, and nothing was spent."""
+        if self.reservation is None:
+            raise ContractViolation("nothing is reserved, so nothing can be released")
+        return replace(self, reservation=None)
+
     def forfeit(self) -> Ledger:
         """Charge an open reservation in full, as after a crash; without one, change nothing."""
         if self.reservation is None:

@@ -41,7 +41,10 @@ class TrainingFinished:
 
 @dataclass(frozen=True, slots=True)
 class TrainingFailed:
-    """The training gave no usable model; what it cost is charged all the same."""
+    """The training gave no usable model; what it cost is charged all the same.
+
+    No energy, of quality NONE: it did not begin.
+    """
 
     round: int
     reason: str

@@ -14,7 +14,8 @@ on by itself where none come.
 What a driver owes the machine
 ------------------------------
 1. Effects are executed in the order returned.
-2. `SaveState` is durable before a later effect starts: energy is reserved on disk before it is spent.
+2. `SaveState` is durable before a later effect starts: energy is reserved on disk before it is spent. Where the disk
+   does not take it, all but a StartTraining may start: that is answered by TrainingFailed, without any energy.
 3. Every `StartTraining` is answered once, by TrainingFinished or TrainingFailed of the same round.
 4. After each call the driver reads `deadline` and arms one timer, which hands in DeadlineReached.
 5. `now` never goes back.
@@ -323,7 +324,8 @@ class RoundMachine:
     def _settle(self, round_: int, energy_uj: int, quality: Quality) -> None:
         if round_ != self.round:
             raise ContractViolation(f"an answer for round {round_} came while round {self.round} was training")
-        self.ledger = self.ledger.settle(energy_uj)
+        unopened = quality is Quality.NONE and energy_uj == 0
+        self.ledger = self.ledger.release() if unopened else self.ledger.settle(energy_uj)
         self._state.charge(energy_uj, quality)
 
     def _after_training(self) -> None:

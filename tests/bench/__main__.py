@@ -121,7 +121,7 @@ def journal() -> Iterator[Line]:
                 elif isinstance(effect, fx.SaveModel):
                     kept.save_model(RUN.digest().hex(), effect.round, effect.params)
                 elif isinstance(effect, fx.AppendRecord):
-                    kept.append_record(effect.record)
+                    kept.append(effect.record)
                 spent_s += time.perf_counter() - started
 
             drive(size, write)

@@ -1,7 +1,8 @@
 """A fleet of RoundMachines on a virtual clock: real wire bytes in between, seeded faults, checks after every step.
 
-It is the smallest driver that keeps the contract of agent/core/round_machine.py. `Disk` survives a crash, a machine
-does not; `Node.spent_uj` is what training physically cost, whatever the ledger says.
+It is the smallest driver that keeps the contract of agent/core/round_machine.py, with the agent's own Keeper for disks
+that are full for a while. `Disk` survives a crash, a machine does not; `Node.spent_uj` is what training physically
+cost, whatever the ledger says.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any, cast
 
 import numpy as np
 
@@ -36,6 +38,8 @@ from agent.core.types import (
     TopologySpec,
 )
 from agent.core.wire import HEADER_BYTES, Assembler, Format, Refused, encode
+from agent.journal import Journal
+from agent.keeper import Keeper
 from tests.core.transcript import describe_effect, describe_event
 
 N_PARAMS = 12
@@ -100,6 +104,15 @@ class Cut:
 
 
 @dataclass(frozen=True)
+class Full:
+    """A disk that takes nothing for a while."""
+
+    node: NodeId
+    from_s: float
+    to_s: float
+
+
+@dataclass(frozen=True)
 class Faults:
     """All that goes wrong, as a function of `seed`; times in seconds."""
 
@@ -111,6 +124,7 @@ class Faults:
     loss: float = 0.0
     crashes: tuple[Crash, ...] = ()
     cuts: tuple[Cut, ...] = ()
+    full: tuple[Full, ...] = ()
     late: Mapping[NodeId, float] = field(default_factory=dict)
     """When a node is first switched on; infinity: never."""
     failing: frozenset[tuple[NodeId, int]] = frozenset()
@@ -121,11 +135,32 @@ class Faults:
 
 @dataclass
 class Disk:
-    """The fake journal: what a power cut leaves."""
+    """The fake journal: what a power cut leaves; OSError while it is full."""
 
+    full: Callable[[], bool]
+    folder: str = "disk"
     snapshot: Snapshot | None = None
     model: tuple[int, Params] | None = None
     records: list[RoundRecord] = field(default_factory=list)
+
+    def save_state(self, snapshot: Snapshot) -> None:
+        """Keep the state."""
+        self._take()
+        self.snapshot = snapshot
+
+    def save_model(self, _run: str, round_: int, params: Params) -> None:
+        """Keep the model."""
+        self._take()
+        self.model = (round_, params.copy())
+
+    def append(self, record: Any) -> None:
+        """Keep a record."""
+        self._take()
+        self.records.append(record)
+
+    def _take(self) -> None:
+        if self.full():
+            raise OSError("full")
 
     def last_records(self) -> dict[int, RoundRecord]:
         """Return the newest record of each round: a crash between record and state makes a round end twice."""
@@ -148,7 +183,8 @@ class Node:
     id: NodeId
     config: MachineConfig
     ledger: Ledger
-    disk: Disk = field(default_factory=Disk)
+    disk: Disk
+    keeper: Keeper | None = None
     machine: RoundMachine | None = None
     assembler: Assembler | None = None
     online: bool = False
@@ -207,7 +243,7 @@ class Cluster:
 
     def _make(self, node: NodeId, limit: int | None, lookahead: int) -> Node:
         config = MachineConfig(node, self.run_, COST, lookahead_rounds=lookahead, save_model_every=1)
-        return Node(node, config, Ledger(limit))
+        return Node(node, config, Ledger(limit), Disk(partial(self.is_full, node)))
 
     # --- the clock
 
@@ -238,11 +274,11 @@ class Cluster:
         params = disk.model[1] if disk.model else initial
         node.ledger = disk.snapshot.ledger if disk.snapshot else node.ledger
         node.machine = RoundMachine(node.config, params, node.ledger, disk.snapshot)
+        node.keeper = Keeper(cast("Journal", disk), node.machine.run_hex, lambda: self.now)
         node.assembler = Assembler(self.form)
         node.online, node.watching, node.ready, node.armed = True, frozenset(), "", None
         node.training, node.recorded = None, set()
-        if not (disk.snapshot and disk.snapshot.begun):
-            node.highest_round = 0  # a joiner that was cut off before it adopted looks for the run again
+        node.highest_round = disk.snapshot.round if disk.snapshot and disk.snapshot.begun else 0
         self.trace.append(f"{self.now:9.3f} {node.id} on")
         self.step(node, ev.Started())
         self.presence_changed()
@@ -300,16 +336,20 @@ class Cluster:
     # --- effects
 
     def _do(self, node: Node, effect: fx.Effect) -> None:  # noqa: C901  one line a kind of effect
+        assert node.keeper is not None
         match effect:
             case fx.SaveState(snapshot):
-                node.disk.snapshot = snapshot
+                node.keeper.save_state(snapshot)
             case fx.SaveModel(round_, params):
-                node.disk.model = (round_, params.copy())
+                node.keeper.save_model(round_, params)
             case fx.WatchNeighbours(peers, ready):
                 node.watching, node.ready = peers, ready
                 self.presence_changed()
             case fx.StartTraining():
-                self._start_training(node, effect)
+                if node.keeper.trouble:
+                    self.at(self.now, partial(self._refuse, node, node.life, effect.round))
+                else:
+                    self._start_training(node, effect)
             case fx.StopTraining(_, at_once):
                 self._stop_training(node, at_once=at_once)
             case fx.PublishUpdate():
@@ -319,8 +359,9 @@ class Cluster:
             case fx.Notify(message):
                 node.notices.append(message)
             case fx.RunFinished(reason):
-                node.finished, node.online = reason, False
+                node.online = False
                 self.presence_changed()
+                self._end(node, reason)
             case fx.Evaluate():
                 pass
 
@@ -342,9 +383,27 @@ class Cluster:
         node.training = training
         self.at(self.now + training.lasts_s, lambda: self._answer(node, training))
 
+    def _end(self, node: Node, reason: str) -> None:
+        """Finish once the disk has taken everything."""
+        assert node.keeper is not None
+        if node.keeper.trouble and self.is_full(node.id):
+            self.at(
+                max(full.to_s for full in self.faults.full if full.node == node.id), partial(self._end, node, reason)
+            )
+            return
+        node.keeper.close()
+        node.finished = reason
+
+    def _refuse(self, node: Node, life: int, round_: int) -> None:
+        if node.online and node.life == life:
+            self.step(node, ev.TrainingFailed(round_, "the disk is full", 0, Quality.NONE))
+
     def _stop_training(self, node: Node, *, at_once: bool) -> None:
         training = node.training
-        assert training is not None, f"{node.id}: a training that does not exist was asked to end"
+        if training is None:
+            assert node.keeper is not None
+            assert node.keeper.trouble, f"{node.id}: a training that does not exist was asked to end"
+            return
         if at_once:
             self.at(self.now, lambda: self._answer(node, training, "killed"))
         elif (node.id, training.start.round) not in self.faults.stubborn:
@@ -371,7 +430,8 @@ class Cluster:
     def _append(self, node: Node, record: RoundRecord) -> None:
         assert record.round not in node.recorded, f"{node.id} ended round {record.round} twice in one life"
         node.recorded.add(record.round)
-        node.disk.records.append(record)
+        assert node.keeper is not None
+        node.keeper.append(record)
         if not record.mixed:
             assert record.error, "a round without a mix must say why"
             return
@@ -387,8 +447,10 @@ class Cluster:
 
     def _publish(self, node: Node, effect: fx.PublishUpdate) -> None:
         update, saved = effect.update, node.disk.snapshot
-        assert saved is not None
-        assert (saved.round, saved.begun) == (update.round, True), "a model was shared before its round was durable"
+        assert node.keeper is not None
+        if not node.keeper.trouble:
+            assert saved is not None
+            assert (saved.round, saved.begun) == (update.round, True), "a model was shared before its round was durable"
         self.published.setdefault((node.id, update.round), {})[update.digest] = update.params.copy()
         for message in encode(update, self.form, self.chunk_bytes):
             for other in self.nodes:
@@ -419,6 +481,10 @@ class Cluster:
     def is_cut(self, node: NodeId) -> bool:
         """Say whether a node is cut off now."""
         return any(cut.node == node and cut.from_s <= self.now < cut.to_s for cut in self.faults.cuts)
+
+    def is_full(self, node: NodeId) -> bool:
+        """Say whether a node's disk takes nothing now."""
+        return any(full.node == node and full.from_s <= self.now < full.to_s for full in self.faults.full)
 
     def presence_changed(self) -> None:
         """Tell everybody a little later who is there by then."""
@@ -464,7 +530,7 @@ class Cluster:
             late_s = 0.0 if machine.phase is Phase.COLLECTING else self.faults.timer_late_s
             assert machine.deadline + late_s >= self.now, f"{node.id} waits {machine.phase.value} for what is past"
         elif machine.phase is Phase.TRAINING:
-            assert node.training is not None
+            assert node.training is not None or (node.keeper and node.keeper.trouble)
             assert machine.deadline is not None or machine._state.stop_asked
         else:
             assert machine.deadline is None

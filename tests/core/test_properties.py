@@ -18,7 +18,7 @@ from agent.core.participation import POLICIES
 from agent.core.round_state import Phase
 from agent.core.topology import TOPOLOGIES
 from agent.core.types import NodeId, Roster, RoundKind, TopologySpec
-from tests.core.cluster import COST, Cluster, Crash, Cut, Faults, Node, make_run, names, restart_fleet
+from tests.core.cluster import COST, Cluster, Crash, Cut, Faults, Full, Node, make_run, names, restart_fleet
 
 MANY = settings(deadline=None, derandomize=True, max_examples=80)
 ROUNDS = 6
@@ -60,6 +60,7 @@ def _faults(draw: st.DrawFn, roster: tuple[NodeId, ...], base: Faults) -> Faults
     by_effect = st.builds(Crash, node, down, after_effects=st.integers(1, 40))
     some_rounds = st.frozensets(st.tuples(node, st.integers(0, ROUNDS - 1)), max_size=3)
     cut = st.builds(lambda who, start, lasts: Cut(who, start, start + lasts), node, moment, st.floats(1.0, 60.0))
+    full = st.builds(lambda who, start, lasts: Full(who, start, start + lasts), node, moment, st.floats(1.0, 200.0))
     return Faults(
         seed=base.seed,
         delay_s=draw(st.sampled_from([(0.01, 0.05), (0.0, 0.0), (0.0, 12.0)])),
@@ -68,6 +69,7 @@ def _faults(draw: st.DrawFn, roster: tuple[NodeId, ...], base: Faults) -> Faults
         loss=draw(st.sampled_from([0.0, 0.1, 0.5])),
         crashes=tuple(draw(st.lists(by_time | by_effect, max_size=3))),
         cuts=tuple(draw(st.lists(cut, max_size=1))),
+        full=tuple(draw(st.lists(full, max_size=2))),
         late=draw(st.dictionaries(node, st.sampled_from([5.0, 45.0, 100.0, float("inf")]), max_size=1)),
         failing=draw(some_rounds),
         stubborn=draw(some_rounds),
@@ -79,7 +81,8 @@ def longest_s(cluster: Cluster) -> float:
     faults = cluster.faults
     pauses = sum(crash.down_s + 2 * DEADLINE_S + 30 for crash in faults.crashes)
     switched_on = max([0.0, *(late for late in faults.late.values() if late != float("inf"))])
-    return 200.0 + pauses + switched_on + 3 * ROUNDS * (DEADLINE_S + 7)
+    full = max([0.0, *(full.to_s for full in faults.full)])
+    return 200.0 + pauses + switched_on + full + 3 * ROUNDS * (DEADLINE_S + 7)
 
 
 @MANY
