@@ -58,11 +58,12 @@ class MosquittoBroker:
     name: Final = "mosquitto"
     host: Final = _LOOPBACK
 
-    def __init__(self, workdir: Path) -> None:
+    def __init__(self, workdir: Path, port: int = 0) -> None:
+        """Start it; on `port` where clients know it already, else on a free one."""
         program = find_mosquitto()
         config = workdir / "mosquitto.conf"
         for _ in range(_PORT_TRIES):
-            self.port = free_port()
+            self.port = port or free_port()
             # Started as root it would give up root before it can read a private directory.
             config.write_text(_CONFIG.format(port=self.port) + ("user root\n" if os.geteuid() == 0 else ""))
             # In a session of its own a Ctrl-C at the terminal leaves it alive until its counts are read.
@@ -88,6 +89,11 @@ class MosquittoBroker:
         if not self._read_all():
             raise NetworkError(f"mosquitto does not answer; the end of its log:\n{self._log.tail()}")
         return self._log.counts()
+
+    def kill(self) -> None:
+        """End it as a power cut does; `close` is still to be called."""
+        self._process.kill()
+        self._process.wait()
 
     def close(self) -> None:
         """Stop the process and the thread that reads its log."""
