@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from agent.errors import TrainingError
+from agent.learning.deployed import deploy
 from agent.learning.layers import require_torch
 from agent.learning.learnt import EXAMPLES, Learnt, Opened, Written, first_line, quiet
 
@@ -41,10 +42,8 @@ def write(learnt: Learnt) -> Written:
 
 def _convert(learnt: Learnt) -> tuple[bytes, list[str]]:
     """Trace the module and return its graph, and what a trace could not see."""
-    from agent.learning.deployed import Deployed
-
     torch, buffer = require_torch(), io.BytesIO()
-    deployed = Deployed(learnt.module(), learnt.normalisation).eval()
+    deployed = deploy(learnt.module(), learnt.normalisation)
     outputs = ["scores", "probabilities"]
     options = {"dynamo": False} if "dynamo" in inspect.signature(torch.onnx.export).parameters else {}
     try:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from agent.errors import TrainingError
+from agent.learning.deployed import deploy
 from agent.learning.layers import require_torch
 from agent.learning.learnt import EXAMPLES, Learnt, Opened, Written, first_line, quiet
 
@@ -23,9 +24,7 @@ _METADATA = "metadata.json"
 
 def write(learnt: Learnt) -> Written:
     """Return the file, its normalisation inside; the metadata say whether it was scripted or traced."""
-    from agent.learning.deployed import Deployed
-
-    jit, deployed, conversion = require_torch().jit, Deployed(learnt.module(), learnt.normalisation).eval(), "script"
+    jit, deployed, conversion = require_torch().jit, deploy(learnt.module(), learnt.normalisation), "script"
     notes: list[str] = []
     try:
         with quiet():

@@ -19,7 +19,7 @@ from agent.core.types import ModelShape
 from agent.errors import ConfigError, TrainingError
 from agent.learning import export
 from agent.learning.data import AS_THEY_ARE, BYTES, Normalisation
-from agent.learning.deployed import Deployed
+from agent.learning.deployed import deploy
 from agent.learning.export import FORMATS, TOLERANCE, compare, require
 from agent.learning.factory import describe
 from agent.learning.learnt import Learnt
@@ -221,7 +221,7 @@ def test_a_file_says_whose_model_it_is(tmp_path, format_):
 def test_the_graph_normalises_bit_for_bit(normalisation):
     """No rounding of its own between a stored value and what training saw."""
     stored = np.arange(-50.0, 400.0, 0.25, dtype=np.float32).reshape(1, -1)
-    inputs = Deployed(torch.nn.Identity(), normalisation)(torch.from_numpy(stored))[0]
+    inputs = deploy(torch.nn.Identity(), normalisation)(torch.from_numpy(stored))[0]
     assert np.array_equal(inputs.numpy(), normalisation.apply(stored))
 
 
