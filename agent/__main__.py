@@ -1,4 +1,4 @@
-"""The command line of a device: `skiptrain-agent run | status | peers`."""
+"""The command line of a device: `skiptrain-agent run | status | peers | export`."""
 
 from __future__ import annotations
 
@@ -9,10 +9,15 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
 from agent import __version__
 from agent.config import load_config
 from agent.errors import AgentError
+from agent.learning.export import FORMATS
+
+if TYPE_CHECKING:
+    Commands: TypeAlias = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001  argparse has no other name
 
 DEFAULT_CONFIG = "/etc/skiptrain/agent.yaml"
 _PRIORITY = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
@@ -54,7 +59,27 @@ def _parser() -> argparse.ArgumentParser:
         sub = commands.add_parser(name, parents=[common], help=text)
         sub.add_argument("--json", action="store_true", help="for programs")
         sub.set_defaults(command=command)
+    _add_export(commands, common)
     return parser
+
+
+def _add_export(commands: Commands, common: argparse.ArgumentParser) -> None:
+    export = commands.add_parser(
+        "export", parents=[common], help="write the newest model of the run as a file for an application"
+    )
+    export.add_argument("--format", required=True, choices=sorted(FORMATS), dest="format_")
+    export.add_argument(
+        "--out", type=Path, metavar="FILE", help="FLEET-RUN-rROUND.SUFFIX in this folder, where left out"
+    )
+    export.add_argument("--force", action="store_true", help="replace a file that is there")
+    export.add_argument(
+        "--class-names", type=_names, default=(), metavar="A,B,C", help="win over data.class_names and names of folders"
+    )
+    export.set_defaults(command=_export)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(","))
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -103,6 +128,14 @@ def _peers(args: argparse.Namespace) -> None:
         sources = ", ".join(f"{name} {age:.0f}" for name, age in sorted(peer.sources.items()))
         online, neighbour = ("yes" if flag else "no" for flag in (peer.online, peer.neighbour))
         print(f"{peer.node:<32} {online:<7} {neighbour:<10} {peer.address or '-':<16} {sources}")
+
+
+def _export(args: argparse.Namespace) -> None:
+    from agent.export_command import export
+
+    config = load_config(args.config, args.overrides)
+    for line in export(config, args.format_, args.out, force=args.force, class_names=args.class_names):
+        print(line, file=sys.stderr if line.startswith("note: ") else sys.stdout)
 
 
 def _print_json(value: object) -> None:

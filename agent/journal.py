@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import fcntl
 import logging
+import os
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,6 +140,57 @@ class Journal:
 def _unpack_model(body: bytes) -> tuple[str, int, Params]:
     run, round_ = body[:_RUN_BYTES].hex(), int.from_bytes(body[_RUN_BYTES : _RUN_BYTES + 8], "little")
     return run, round_, np.frombuffer(body, dtype="<f4", offset=_RUN_BYTES + 8).astype(np.float32, copy=False)
+
+
+@dataclass(frozen=True, slots=True)
+class SavedModel:
+    """The newest whole model of a journal folder."""
+
+    run: str
+    """Digest of its run in hex."""
+    round: int
+    params: Params
+    generation: int
+    damaged: bool
+    """A newer one was there, and cannot be read."""
+
+
+def read_model(folder: Path) -> SavedModel | None:
+    """Return the newest whole model, or None where none was ever written; without locking, the agent may be running.
+
+    JournalError: the folder cannot be read, or nothing whole is left in it.
+    """
+    while True:
+        before = _model_files(folder)
+        try:
+            found = Generations(folder, "model", _MODEL_BYTES).read()
+        except DamagedError:
+            if before == _model_files(folder):
+                raise
+            continue  # the agent replaced a generation between two looks at it
+        if found is None:
+            return None
+        if found.damaged and before != _model_files(folder):
+            continue
+        run, round_, params = _unpack_model(found.body)
+        return SavedModel(run, round_, params, found.generation, found.damaged)
+
+
+def _model_files(folder: Path) -> list[tuple[int, int]]:
+    """Return what changes whenever a generation of the model is replaced; JournalError where one is unreadable."""
+    seen = []
+    for path in (folder / "model.0", folder / "model.1"):
+        try:
+            with path.open("rb") as file:
+                status = os.fstat(file.fileno())
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise JournalError(
+                f"{path}: cannot be read: {error.strerror}; check node.state_dir and its rights"
+            ) from None
+        seen.append((status.st_ino, status.st_mtime_ns))
+    return seen
 
 
 def read_records(folder: Path) -> list[RoundRecord]:

@@ -88,7 +88,7 @@ def test_the_licence_and_the_notice_are_shipped(wheel: zipfile.ZipFile) -> None:
 
 
 @pytest.mark.parametrize("machine", MACHINES)
-@pytest.mark.parametrize("extra", ["", "images", "sim", "dev"])
+@pytest.mark.parametrize("extra", ["", "images", "export", "sim", "dev"])
 def test_torch_comes_by_its_own_extra_only(requirements: list[Requirement], machine: str, extra: str) -> None:
     """As a plain dependency pip would put its torch over the one that NVIDIA built for a Jetson."""
     names = {item.name for item in _required(requirements, machine, extra)}

@@ -204,6 +204,11 @@ class Snapshot:
     energy_quality: Quality
 
 
+def params_sha256(params: Params) -> str:
+    """Return SHA-256 in hex over `params`, shape (n,), as little-endian float32."""
+    return hashlib.sha256(np.ascontiguousarray(params, dtype="<f4").tobytes()).hexdigest()
+
+
 def params_digest(params: Params) -> str:
-    """Return the first 16 hex digits of SHA-256 over `params`, shape (n,), as little-endian float32."""
-    return hashlib.sha256(np.ascontiguousarray(params, dtype="<f4").tobytes()).hexdigest()[:16]
+    """Return the first 16 hex digits of `params_sha256`."""
+    return params_sha256(params)[:16]

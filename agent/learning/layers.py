@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from agent.errors import TrainingError
-
-if TYPE_CHECKING:
-    from torch import nn
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,14 +18,18 @@ class ParameterSpec:
     constant: float = 0.0
 
 
+Call = tuple[str, tuple[object, ...]]
+"""The name of a class in torch.nn, and its arguments."""
+
+
 class Layer(Protocol):
     """One step of a model."""
 
     def parameters(self) -> tuple[ParameterSpec, ...]:
         """Return the layer's tensors in torch's order."""
 
-    def module(self) -> nn.Module:
-        """Build the layer in torch."""
+    def call(self) -> Call:
+        """Return what makes the layer in torch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +47,9 @@ class Conv:
         weight = (self.outputs, self.inputs, self.kernel, self.kernel)
         return ParameterSpec("weight", weight, fan_in), ParameterSpec("bias", (self.outputs,), fan_in)
 
-    def module(self) -> nn.Module:
-        """Build a Conv2d."""
-        return require_torch().nn.Conv2d(self.inputs, self.outputs, self.kernel, padding=self.padding)
+    def call(self) -> Call:
+        """Return a Conv2d."""
+        return "Conv2d", (self.inputs, self.outputs, self.kernel, 1, self.padding)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +63,9 @@ class GroupNorm:
         """Return weight (ones) and bias (zeros)."""
         return ParameterSpec("weight", (self.channels,), constant=1.0), ParameterSpec("bias", (self.channels,))
 
-    def module(self) -> nn.Module:
-        """Build a GroupNorm."""
-        return require_torch().nn.GroupNorm(self.groups, self.channels)
+    def call(self) -> Call:
+        """Return a GroupNorm."""
+        return "GroupNorm", (self.groups, self.channels)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +80,9 @@ class Linear:
         weight = ParameterSpec("weight", (self.outputs, self.inputs), self.inputs)
         return weight, ParameterSpec("bias", (self.outputs,), self.inputs)
 
-    def module(self) -> nn.Module:
-        """Build a Linear."""
-        return require_torch().nn.Linear(self.inputs, self.outputs)
+    def call(self) -> Call:
+        """Return a Linear."""
+        return "Linear", (self.inputs, self.outputs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +96,9 @@ class Plain:
         """Return nothing."""
         return ()
 
-    def module(self) -> nn.Module:
-        """Build the torch.nn class of that name."""
-        return getattr(require_torch().nn, self.kind)(*self.arguments)
+    def call(self) -> Call:
+        """Return that class and those arguments."""
+        return self.kind, self.arguments
 
 
 RELU = Plain("ReLU")

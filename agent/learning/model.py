@@ -150,7 +150,10 @@ def _draw(tensor: ParameterSpec, run_seed: int) -> Params:
 
 def build(spec: ModelSpec) -> nn.Module:
     """Build the model in torch; its parameters come in the order of `parameters(spec)`."""
-    return require_torch().nn.Sequential(*(layer.module() for layer in spec.layers))
+    nn = require_torch().nn
+    return nn.Sequential(
+        *(getattr(nn, kind)(*arguments) for kind, arguments in (layer.call() for layer in spec.layers))
+    )
 
 
 def load_params(module: nn.Module, params: Params) -> None:

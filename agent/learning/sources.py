@@ -6,6 +6,7 @@ import gzip
 import math
 import struct
 import zlib
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,15 +18,17 @@ from agent.errors import ConfigError, DataError
 from agent.learning.data import AS_THEY_ARE, BYTES, Dataset, Normalisation, split
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     import numpy.typing as npt
+    from numpy.lib.npyio import NpzFile
 
     from agent.learning.model import Shape
 
 Part = Literal["train", "test"]
 
 DIGITS = Normalisation(16.0, 0.5, 0.5)
+DIGITS_CLASSES = tuple("0123456789")
 DIGITS_TEST = 360
 
 _LAYOUTS = {"nchw": (0, 1, 2, 3), "nhwc": (0, 3, 1, 2)}
@@ -67,34 +70,59 @@ def load(
 def npz(request: Request) -> Dataset:
     """Read NumPy's .npz: x and y, or x_train, y_train, x_test, y_test; and `user` (`user_train`, ...) where known."""
     x, y, user = _read_npz(request.path, request.part)
+    normalisation = npz_normalisation(request.path, x.dtype)
     labelled = y.ndim == 1 and y.dtype.kind in "iu" and x.shape[:1] == y.shape
     if not labelled or (user is not None and user.shape != y.shape):
         raise DataError(f"{request.path}: y must hold one whole number, and user one name, for each sample of x")
-    if x.dtype != np.uint8 and not (x.dtype.kind == "f" and bool(np.isfinite(x).all())):
-        raise DataError(f"{request.path}: x is {x.dtype}; it must be uint8, or floats that are all finite")
-    normalisation = BYTES if x.dtype == np.uint8 else AS_THEY_ARE
+    if x.dtype.kind == "f" and not np.isfinite(x).all():
+        raise _unusable(request.path, x.dtype)
     images = normalisation.apply(_to_nchw(x, request))
     return Dataset(images, y.astype(np.int64), request.path, request.class_names, user, normalisation)
 
 
-def _read_npz(path: str, part: Part) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any] | None]:
-    """Return x, y and, where the file has it, user."""
+def npz_normalisation(path: str, dtype: np.dtype[Any]) -> Normalisation:
+    """Return what becomes of an .npz's samples of that type: bytes are normalised, floats are taken as they are."""
+    if dtype == np.uint8:
+        return BYTES
+    if dtype.kind == "f":
+        return AS_THEY_ARE
+    raise _unusable(path, dtype)
+
+
+def _unusable(path: str, dtype: np.dtype[Any]) -> DataError:
+    return DataError(f"{path}: x is {dtype}; it must be uint8, or floats that are all finite")
+
+
+@contextmanager
+def open_npz(path: str) -> Iterator[NpzFile]:
+    """Open an .npz of plain arrays; DataError for all that goes wrong with it inside."""
     try:
         with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            suffix = "" if "x" in arrays.files else f"_{part}"
-            x, y, user = (
-                arrays[key] if key in arrays.files else None for key in (f"x{suffix}", f"y{suffix}", f"user{suffix}")
-            )
-            found = ", ".join(arrays.files) or "nothing"
+            yield arrays
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror or error}); correct data.path") from error
     except Exception as error:
         raise DataError(f"{path} is not a sound .npz of plain arrays ({error}); save it again with np.savez") from error
+
+
+def _read_npz(path: str, part: Part) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any] | None]:
+    """Return x, y and, where the file has it, user."""
+    with open_npz(path) as arrays:
+        suffix = npz_suffix(arrays, part)
+        x, y, user = (
+            arrays[key] if key in arrays.files else None for key in (f"x{suffix}", f"y{suffix}", f"user{suffix}")
+        )
+        found = ", ".join(arrays.files) or "nothing"
     if x is None or y is None:
         raise DataError(
             f"{path} lacks x{suffix} or y{suffix} (it holds {found}); save it with np.savez(path, x=..., y=...)"
         )
     return x, y, user
+
+
+def npz_suffix(arrays: NpzFile, part: Part) -> str:
+    """Return what follows `x` in the name of the samples: a file with `x` is one part as a whole."""
+    return "" if "x" in arrays.files else f"_{part}"
 
 
 def _to_nchw(x: npt.NDArray[Any], request: Request) -> npt.NDArray[Any]:
@@ -119,6 +147,17 @@ def folder(request: Request) -> Dataset:
     """Read images from one folder a class, below train/ and test/ where there are such; resized, aspect not kept."""
     if request.input_shape is None:
         raise ConfigError("data.source folder needs model.input_shape to resize the images to")
+    root, found, names = class_folders(request)
+    files = [(names.index(name), file) for name in found for file in _images(root / name)]
+    x = np.empty((len(files), *request.input_shape), dtype=np.uint8)
+    for row, (_, file) in enumerate(files):
+        x[row] = _image(file, request.input_shape)
+    y = np.array([label for label, _ in files], dtype=np.int64)
+    return Dataset(BYTES.apply(x), y, str(root), names, None, BYTES)
+
+
+def class_folders(request: Request) -> tuple[Path, list[str], tuple[str, ...]]:
+    """Return where the folders of images are, which there are, and the names of all classes in order."""
     root = Path(request.path)
     root = root / request.part if (root / "train").is_dir() or (root / "test").is_dir() else root
     if not root.is_dir():
@@ -133,12 +172,7 @@ def folder(request: Request) -> Dataset:
             else "has no class folder"
         )
         raise DataError(f"{root} {what}; name the folders after the classes")
-    files = [(names.index(name), file) for name in found for file in _images(root / name)]
-    x = np.empty((len(files), *request.input_shape), dtype=np.uint8)
-    for row, (_, file) in enumerate(files):
-        x[row] = _image(file, request.input_shape)
-    y = np.array([label for label, _ in files], dtype=np.int64)
-    return Dataset(BYTES.apply(x), y, str(root), names, None, BYTES)
+    return root, found, names
 
 
 def _images(class_folder: Path) -> list[Path]:
@@ -214,7 +248,7 @@ def digits(request: Request) -> Dataset:
     if request.path:
         raise ConfigError(f"data.path is {request.path!r}, but the digits come with the agent; remove it")
     images, labels, _ = _read_npz(str(Path(__file__).with_name("digits.npz")), request.part)
-    names = request.class_names or tuple("0123456789")
+    names = request.class_names or DIGITS_CLASSES
     x = DIGITS.apply(images[:, np.newaxis])
     whole = Dataset(x, labels.astype(np.int64), "digits", names, None, DIGITS)
     train, test = split(whole, DIGITS_TEST, generator(0, "digits", "test"))
