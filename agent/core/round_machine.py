@@ -170,11 +170,15 @@ class RoundMachine:
             self.around.inbox.keep_senders(self._epochs.watched)
             self._do(fx.WatchNeighbours(self._epochs.watched, "" if self.round else self.roster.digest().hex()))
 
-    def _begin_if_ready(self) -> None:
-        """Begin round 0 when all are here and ready; find the run where the neighbours' messages say it is going."""
+    def _begin_if_ready(self, *, late: bool = False) -> None:
+        """Begin round 0 when all are here and ready; find the run where the neighbours' messages say it is going.
+
+        Who has just come may see one neighbour only: before it is `late`, more than half of all of them must say so.
+        """
         if self.roster is None:
             return
-        majority = self.around.inbox.majority_round(self._epochs.watched & self.around.live.keys())
+        watched = self._epochs.watched
+        majority = self.around.inbox.majority_round(watched & self.around.live.keys(), None if late else watched)
         if not self._fresh:
             self._resume(majority)
             return
@@ -201,7 +205,11 @@ class RoundMachine:
         others = run.expect_nodes > 1 or bool(self.roster and set(self.roster.members) - {self.config.node})
         if others and not self.around.live:
             self._wait_on("no other node of the run can be reached; check the broker, mDNS and the fleet's name")
-        elif not self._fresh:
+            return
+        self._begin_if_ready(late=True)
+        if self.phase is not Phase.WAITING:
+            return
+        if not self._fresh:
             self._leave_round(self.round)
         elif self.roster is None:
             self._take_roster(Roster(0, tuple(sorted(self.around.here))))
