@@ -367,6 +367,7 @@ class Daemon:
             energy_source=config.energy.source,
             journal_bytes=self.journal.bytes_written,
             network=asdict(self._reach.stats()),
+            refused=machine.refusals,
             ended=self._finished or ("failed" if self._failed else ""),
             peers=tuple(
                 PeerStatus(

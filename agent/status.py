@@ -45,6 +45,8 @@ class Status(msgspec.Struct, frozen=True):
     journal_bytes: int
     network: dict[str, int]
     """What the transport has counted since the start: messages, bytes, drops, refusals, reconnects."""
+    refused: dict[str, int]
+    """How many messages of watched peers the agent has refused since its start, by reason; docs/hostile-bytes.md."""
     ended: str
     """Why the agent ended; empty while it runs."""
     peers: tuple[PeerStatus, ...] = ()

@@ -21,6 +21,7 @@ class Inbox:
         self._announced: dict[NodeId, int] = {}
         self.rejected: Counter[str] = Counter()
         """Refusals since the record of the last round, by reason."""
+        self._rejected_before: Counter[str] = Counter()
 
     def announce(self, sender: NodeId, round_: int) -> bool:
         """Note the round that a neighbour's newest message came from; return whether it is news."""
@@ -82,8 +83,14 @@ class Inbox:
     def take_rejected(self) -> int:
         """Return the number of refusals since the last call, and begin to count anew."""
         total = sum(self.rejected.values())
+        self._rejected_before += self.rejected
         self.rejected.clear()
         return total
+
+    @property
+    def refusals(self) -> dict[str, int]:
+        """All refusals since the start, by reason, in the order of the reasons' names."""
+        return dict(sorted((self._rejected_before + self.rejected).items()))
 
     def __len__(self) -> int:
         return sum(len(kept) for kept in self._models.values())

@@ -102,6 +102,11 @@ class RoundMachine:
         """The neighbours in the graph of the current epoch."""
         return self._epochs.peers
 
+    @property
+    def refusals(self) -> dict[str, int]:
+        """How many messages of peers were refused since the start, by reason."""
+        return self.around.inbox.refusals
+
     def snapshot(self) -> Snapshot:
         """Return what the journal must keep of this moment."""
         state = self._state
