@@ -111,6 +111,8 @@ def _status(args: argparse.Namespace) -> None:
         print(f"  ended       {status.ended}")
     print(f"  broker      {status.connection}")
     print(f"  peers       {status.peers_online} online, {status.neighbours} neighbours")
+    refused = ", ".join(f"{count} {reason}" for reason, count in status.refused.items()) or "nothing"
+    print(f"  refused     {refused}; {status.network.get('rejected', 0)} with a bad topic, presence or record")
     print(f"  journal     {status.journal_bytes} bytes written since the start")
     if status.disk:
         print(f"  disk        {status.disk}")

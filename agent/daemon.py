@@ -389,6 +389,7 @@ class Daemon:
             journal_bytes=self.journal.bytes_written,
             disk=self._keeper.trouble,
             network=asdict(self._reach.stats()),
+            refused=machine.refusals,
             ended=self._finished or ("failed" if self._failed else ""),
             peers=tuple(
                 PeerStatus(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import singledispatchmethod
 
 from agent import __version__
@@ -91,8 +92,12 @@ class Reach:
         return self._membership.peers(now)
 
     def stats(self) -> net.TransportStats:
-        """Return what the transport has counted."""
-        return self._transport.stats() if self._transport is not None else net.TransportStats()
+        """Return what the transport has counted, with what discovery dropped and rejected."""
+        stats = self._transport.stats() if self._transport is not None else net.TransportStats()
+        if self._mdns is None:
+            return stats
+        found = self._mdns.stats()
+        return replace(stats, dropped=stats.dropped + found.dropped, rejected=stats.rejected + found.rejected)
 
     def close(self, reason: str) -> None:
         """Say goodbye everywhere."""
@@ -118,6 +123,9 @@ class Reach:
 
     @take.register
     def _chunk(self, item: net.ModelChunk, _now: float) -> Iterator[ev.Event]:
+        if self._wish is None or item.sender not in self._wish.peers:
+            yield ev.UpdateRejected("not a neighbour")  # it waited in the mailbox while the roster changed
+            return
         try:
             header, update = self._assembler.add(item.sender, item.payload)
         except Refused as refusal:

@@ -47,6 +47,8 @@ class Status(msgspec.Struct, frozen=True):
     """Why the journal cannot be written, and this node does not train; empty while it can."""
     network: dict[str, int]
     """What the transport has counted since the start: messages, bytes, drops, refusals, reconnects."""
+    refused: dict[str, int]
+    """How many messages of watched peers the agent has refused since its start, by reason; docs/hostile-bytes.md."""
     ended: str
     """Why the agent ended; empty while it runs."""
     peers: tuple[PeerStatus, ...] = ()

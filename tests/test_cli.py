@@ -204,6 +204,7 @@ def _check_status(path: Path, pid: int) -> None:
         r"  energy      [\d.]+ J spent on training, [\d.]+ of 6397.0 J left \(trace\)",
         r"  broker      connected \(MQTT .*\)",
         r"  peers       1 online, 1 neighbours",
+        r"  refused     .+; \d+ with a bad topic, presence or record",
         r"  journal     \d+ bytes written since the start",
     ):
         assert re.search(f"^{line}$", text.stdout, re.MULTILINE), line

@@ -21,6 +21,7 @@ class Inbox:
         self._announced: dict[NodeId, int] = {}
         self.rejected: Counter[str] = Counter()
         """Refusals since the record of the last round, by reason."""
+        self._rejected_before: Counter[str] = Counter()
 
     def announce(self, sender: NodeId, round_: int) -> bool:
         """Note the round that a neighbour's newest message came from; return whether it is news."""
@@ -69,20 +70,27 @@ class Inbox:
         self._models = {node: kept for node, kept in self._models.items() if node in senders}
         self._announced = {node: number for node, number in self._announced.items() if node in senders}
 
-    def majority_round(self, live: frozenset[NodeId]) -> int | None:
-        """Return the highest round that more than half of the live neighbours have announced; None if there is none.
+    def majority_round(self, live: frozenset[NodeId], among: frozenset[NodeId] | None = None) -> int | None:
+        """Return the highest round that live neighbours have announced who are more than half of `among`; or None.
 
-        One liar cannot move it: it takes more than half of those who can be reached.
+        `among` is `live` where it is not given. One liar cannot move it: it takes more than half of those who can be
+        reached.
         """
         rounds = sorted((self._announced[node] for node in live if node in self._announced), reverse=True)
-        needed = len(live) // 2 + 1
-        return rounds[needed - 1] if live and len(rounds) >= needed else None
+        needed = len(live if among is None else among) // 2 + 1
+        return rounds[needed - 1] if len(rounds) >= needed else None
 
     def take_rejected(self) -> int:
         """Return the number of refusals since the last call, and begin to count anew."""
         total = sum(self.rejected.values())
+        self._rejected_before += self.rejected
         self.rejected.clear()
         return total
+
+    @property
+    def refusals(self) -> dict[str, int]:
+        """All refusals since the start, by reason, in the order of the reasons' names."""
+        return dict(sorted((self._rejected_before + self.rejected).items()))
 
     def __len__(self) -> int:
         return sum(len(kept) for kept in self._models.values())

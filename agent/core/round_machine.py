@@ -103,6 +103,11 @@ class RoundMachine:
         """The neighbours in the graph of the current epoch."""
         return self._epochs.peers
 
+    @property
+    def refusals(self) -> dict[str, int]:
+        """How many messages of peers were refused since the start, by reason."""
+        return self.around.inbox.refusals
+
     def snapshot(self) -> Snapshot:
         """Return what the journal must keep of this moment."""
         state = self._state
@@ -171,11 +176,15 @@ class RoundMachine:
             self.around.inbox.keep_senders(self._epochs.watched)
             self._do(fx.WatchNeighbours(self._epochs.watched, "" if self.round else self.roster.digest().hex()))
 
-    def _begin_if_ready(self) -> None:
-        """Begin round 0 when all are here and ready; find the run where the neighbours' messages say it is going."""
+    def _begin_if_ready(self, *, late: bool = False) -> None:
+        """Begin round 0 when all are here and ready; find the run where the neighbours' messages say it is going.
+
+        Who has just come may see one neighbour only: before it is `late`, more than half of all of them must say so.
+        """
         if self.roster is None:
             return
-        majority = self.around.inbox.majority_round(self._epochs.watched & self.around.live.keys())
+        watched = self._epochs.watched
+        majority = self.around.inbox.majority_round(watched & self.around.live.keys(), None if late else watched)
         if not self._fresh:
             self._resume(majority)
             return
@@ -202,7 +211,11 @@ class RoundMachine:
         others = run.expect_nodes > 1 or bool(self.roster and set(self.roster.members) - {self.config.node})
         if others and not self.around.live:
             self._wait_on("no other node of the run can be reached; check the broker, mDNS and the fleet's name")
-        elif not self._fresh:
+            return
+        self._begin_if_ready(late=True)
+        if self.phase is not Phase.WAITING:
+            return
+        if not self._fresh:
             self._leave_round(self.round)
         elif self.roster is None:
             self._take_roster(Roster(0, tuple(sorted(self.around.here))))

@@ -64,7 +64,7 @@ TRANSITIONS: dict[Phase, dict[type[ev.Event], Rule]] = {
         ev.UpdateReceived: Rule(Do.TAKE_UPDATE, _BEGINS),
         ev.RoundAnnounced: Rule(Do.TAKE_ROUND, _BEGINS),
         ev.UpdateRejected: Rule(Do.COUNT_REFUSAL),
-        ev.DeadlineReached: Rule(Do.BEGIN_LATE, _ROUNDS),
+        ev.DeadlineReached: Rule(Do.BEGIN_LATE, _BEGINS),
         ev.StopRequested: Rule(Do.STOP, _STOPPED),
     },
     Phase.JOINING: {

@@ -27,6 +27,9 @@ MAX_CHUNKS = 4096
 PARTIAL_PER_SENDER = 2
 """Models of one sender that may be in assembly at a time; a further one drops the oldest."""
 
+LARGEST = 2.0**127
+"""Half of what a float32 can hold: the average of any number of models that stay below it is finite."""
+
 _HEADER = struct.Struct("<4sBBH16s8s32sI8sIII8sIIHHI")
 _CRC_BYTES = 4
 HEADER_BYTES = _HEADER.size
@@ -149,7 +152,8 @@ class _Partial:
 
     header: Header
     buffer: bytearray
-    missing: set[int]
+    missing: int
+    """One bit a chunk: a set of numbers would take far more than a small model, at the price of a header."""
 
 
 class Assembler:
@@ -167,7 +171,7 @@ class Assembler:
             return header, self._finish(header, payload)
         partial = self._partial_of(header)
         partial.buffer[header.offset : header.offset + len(payload)] = payload
-        partial.missing.discard(header.index)
+        partial.missing &= ~(1 << header.index)
         if partial.missing:
             return header, None
         del self._partial[sender][header.round, header.digest]
@@ -190,7 +194,7 @@ class Assembler:
         if partial is None:
             if len(kept) >= PARTIAL_PER_SENDER:
                 del kept[next(iter(kept))]
-            partial = _Partial(header, bytearray(self._form.n_params * 4), set(range(header.count)))
+            partial = _Partial(header, bytearray(self._form.n_params * 4), (1 << header.count) - 1)
             kept[place] = partial
         if replace(header, offset=0, index=0) != replace(partial.header, offset=0, index=0):
             raise Refused("chunks disagree")
@@ -202,7 +206,7 @@ class Assembler:
         if hashlib.sha256(payload).digest()[:_DIGEST_BYTES] != header.digest:
             raise Refused("digest")
         params: Params = np.frombuffer(payload, dtype="<f4").astype(np.float32, copy=False)
-        if not np.isfinite(params).all():
+        if not np.isfinite(params).all() or params.max(initial=0.0) > LARGEST or params.min(initial=0.0) < -LARGEST:
             raise Refused("not finite")
         return ModelUpdate(
             sender=header.sender,

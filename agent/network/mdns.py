@@ -13,7 +13,7 @@ from agent.errors import ConfigError
 from agent.network.mdns_link import Browse, DiscoveryFailed, MdnsLink, NameConflict, Service
 from agent.network.outlet import Outlet
 from agent.network.topics import no_name
-from agent.network.transport import Post
+from agent.network.transport import Post, TransportStats
 
 __all__ = ["BrokerFound", "DiscoveryFailed", "Mdns", "NameConflict", "PeerFound", "PeerLost", "advertise_broker"]
 
@@ -77,9 +77,9 @@ class Mdns:
         """Say goodbye and end the thread; idempotent."""
         self._link.close()
 
-    def dropped(self) -> int:
-        """Return how many values the mailbox, and names the table, had no room for."""
-        return self._out.stats().dropped
+    def stats(self) -> TransportStats:
+        """Return what was dropped (no room in mailbox or table) and rejected (a record that lies); the rest is 0."""
+        return self._out.stats()
 
     def _wants(self, name: str) -> bool:
         """Return whether an instance may be of our fleet; a broker's name says nothing of it."""
@@ -96,7 +96,9 @@ class Mdns:
             return
         node = NodeId(txt.get("id", ""))
         right = NODE_ID.fullmatch(node) and name == f"{self._fleet}-{node}.{NODE_TYPE}" and txt.get("proto") == PROTO
-        if right and node != self._me:
+        if not right:
+            self._out.count(rejected=1)
+        elif node != self._me:
             self._nodes[name] = node
             self._out.emit(PeerFound(node, address, info.port))
 

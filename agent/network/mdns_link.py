@@ -162,26 +162,37 @@ class MdnsLink:
     def _listen(self, zeroconf: AsyncZeroconf, names: _Names, browse: Browse) -> AsyncServiceBrowser:
         def changed(zeroconf: Zeroconf, service_type: str, name: str, state_change: ServiceStateChange) -> None:
             del zeroconf
-            if state_change is ServiceStateChange.Removed:
-                names.followed.discard(name)
-                browse.lost(name)
-            elif name not in names.queued and browse.wants(name):
-                if name not in names.followed and len(names.followed) >= MAX_NAMES:
-                    self._out.count(dropped=1)
-                    return
-                names.followed.add(name)
-                names.queued.add(name)
-                names.waiting.put_nowait((service_type, name))
+            self._note(names, browse, service_type, name, gone=state_change is ServiceStateChange.Removed)
 
         return AsyncServiceBrowser(zeroconf.zeroconf, list(browse.types), handlers=[self._out.guard(changed)])
+
+    def _note(self, names: _Names, browse: Browse, service_type: str, name: str, *, gone: bool) -> None:
+        """Follow a name that came, and have it resolved, where there is room; forget one that went."""
+        if gone:
+            names.followed.discard(name)
+            browse.lost(name)
+        elif name not in names.queued and browse.wants(name):
+            new = name not in names.followed
+            if len(names.queued) >= MAX_NAMES or (new and len(names.followed) >= MAX_NAMES):
+                self._out.count(dropped=1)
+                return
+            names.followed.add(name)
+            names.queued.add(name)
+            names.waiting.put_nowait((service_type, name))
 
     async def _resolve(self, zeroconf: AsyncZeroconf, names: _Names, browse: Browse) -> None:
         found = self._out.guard(browse.found)
         while True:
             service_type, name = await names.waiting.get()
             names.queued.discard(name)
-            info = AsyncServiceInfo(service_type, name)
-            if await info.async_request(zeroconf.zeroconf, RESOLVE_MS) and name in names.followed:
+            try:
+                info = AsyncServiceInfo(service_type, name)
+                known = await info.async_request(zeroconf.zeroconf, RESOLVE_MS)
+            except Exception:  # noqa: BLE001  # a name that somebody invented must not end a resolver
+                names.followed.discard(name)
+                self._out.count(rejected=1)
+                continue
+            if known and name in names.followed:
                 found(name, info)
 
     def _fail(self, reason: str) -> None:

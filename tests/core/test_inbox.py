@@ -27,6 +27,8 @@ def test_window_is_round_to_lookahead() -> None:
     assert inbox.rejected == {"late": 1, "too early": 1}
     assert inbox.take_rejected() == 2
     assert inbox.take_rejected() == 0
+    inbox.offer(update(A, 4), 5, floating=False)
+    assert inbox.refusals == {"late": 2, "too early": 1}
 
 
 def test_first_of_a_sender_and_round_wins() -> None:

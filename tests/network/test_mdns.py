@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import struct
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -25,7 +27,7 @@ from agent.network.mdns import (
     PeerLost,
     advertise_broker,
 )
-from agent.network.mdns_link import MdnsLink, Service
+from agent.network.mdns_link import MAX_NAMES, MDNS_GROUP, RESOLVERS, Browse, MdnsLink, Service, _Names
 from agent.network.outlet import Outlet
 
 LOOPBACK = ("127.0.0.1",)
@@ -97,10 +99,49 @@ def test_a_lying_record_is_not_a_peer(stack: ExitStack, fleet: str) -> None:
         link = MdnsLink(Service(NODE_TYPE, f"{fleet}-{label}", 9, txt), Outlet(lambda _item: True), interfaces=LOOPBACK)
         stack.callback(link.close)
         link.start()
-    _, box = join(stack, fleet, "n1")
+    n1, box = join(stack, fleet, "n1")
     join(stack, fleet, "n2")
     box.of(PeerFound)
     assert found(box) == {"n2"}
+    assert n1.stats().rejected <= 3  # as many of the four as have come; the one of another fleet is no lie
+
+
+def pointer(label: bytes) -> bytes:
+    """Return a packet that says that there is an instance called `label`: one PTR record, 120 s."""
+    service = b"".join(bytes([len(part)]) + part for part in (b"_skiptrain", b"_tcp", b"local")) + b"\0"
+    alias = bytes([len(label)]) + label + service
+    return (
+        struct.pack(">HHHHHH", 0, 0x8400, 0, 1, 0, 0) + service + struct.pack(">HHIH", 12, 1, 120, len(alias)) + alias
+    )
+
+
+def test_names_that_cannot_be_end_no_resolver(stack: ExitStack, fleet: str) -> None:
+    """Control characters, broken UTF-8 and labels that only grow too long when read cost a count; peers are found."""
+    n1, box = join(stack, fleet, "n1")
+    join(stack, fleet, "n2")
+    box.of(PeerFound)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as hostile:
+        hostile.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(LOOPBACK[0]))
+        for i in range(3 * RESOLVERS):
+            for bad in (b"\x01", b"\xff" * 40, b"\x7f"):
+                hostile.sendto(pointer(f"{fleet}-{i}".encode() + bad), MDNS_GROUP)
+    join(stack, fleet, "n3")
+    box.of(PeerFound, 2)
+    assert found(box) == {"n2", "n3"}
+    assert n1.stats().rejected >= RESOLVERS
+
+
+def test_names_that_come_and_go_do_not_pile_up(fleet: str) -> None:
+    """Whoever invents names and takes them back at once fills the queue of those to resolve up to its bound."""
+    out = Outlet(lambda _item: True)
+    link = MdnsLink(Service(NODE_TYPE, f"{fleet}-n1", 9, {}), out, interfaces=LOOPBACK)
+    link.close()
+    names, browse = _Names(), Browse((NODE_TYPE,), lambda _name: True, lambda _name, _info: None, lambda _name: None)
+    for i in range(3 * MAX_NAMES):
+        for gone in (False, True):
+            link._note(names, browse, NODE_TYPE, f"{fleet}-{i}.{NODE_TYPE}", gone=gone)
+    assert (len(names.queued), names.waiting.qsize(), len(names.followed)) == (MAX_NAMES, MAX_NAMES, 0)
+    assert out.stats().dropped == 2 * MAX_NAMES
 
 
 def test_no_multicast_is_posted_once_and_ends_quickly(stack: ExitStack, fleet: str, log: LogBox) -> None:
