@@ -260,7 +260,7 @@ class MqttTransport:
         old = self._choice.protocol
         if self._choice.silent():
             if old == MQTT311:
-                self._warn("takes connections and answers nothing; is there an MQTT broker?")
+                self._warn("takes connections, but gives no answer that a broker gives")
             self._reopen(client)
 
     def _on_disconnect(
