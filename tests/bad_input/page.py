@@ -51,10 +51,11 @@ def said(case: Case, outcome: Outcome) -> str:
 
 def row(case: Case, line: str) -> str:
     """Return the row of the table with the line that was said."""
-    fence = "``" if "`" in line else "`"
+    escaped = line.replace("|", chr(92) + "|")
+    span = f"`` {escaped} ``" if "`" in line else f"`{escaped}`"
     code = "goes on" if case.code is None else str(case.code)
-    shown = "0" if case.until and case.says.startswith("ended: ") else code
-    return f"| {case.name} | {fence} {line.replace('|', chr(92) + '|')} {fence} | {shown} | {case.then} |"
+    ending = "0" if case.until and case.says.startswith("ended: ") else code
+    return f"| {case.name} | {span} | {ending} | {case.then} |"
 
 
 def shown(case: Case, text: str) -> str:
