@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from socket import AF_INET, inet_pton
 from typing import Annotated
 
 import msgspec
@@ -18,7 +19,7 @@ from agent.errors import ConfigError
 from agent.journal import ROTATE_BYTES
 from agent.learning.factory import is_factory
 from agent.learning.model import MODELS, model_spec, n_params, parameters
-from agent.learning.sources import SOURCES
+from agent.learning.sources import LAYOUTS, SOURCES
 from agent.network.topics import no_name
 from agent.yaml_file import Document, choose
 
@@ -274,6 +275,8 @@ def _data_problems(data: DataSection) -> Iterator[tuple[str, str]]:
         yield "$.data.source", choose(data.source, SOURCES)
     if data.test_source and data.test_source not in SOURCES:
         yield "$.data.test_source", choose(data.test_source, SOURCES)
+    if data.layout not in LAYOUTS:
+        yield "$.data.layout", choose(data.layout, LAYOUTS)
     if data.source != "digits" and not data.path:
         yield "$.data", f"data.source {data.source} needs data.path"
 
@@ -288,8 +291,18 @@ def _discovery_problems(config: AgentConfig) -> Iterator[tuple[str, str]]:
         )
     if not (discovery.mdns or mqtt.host):
         yield "$.mqtt", "no way to find the broker: set mqtt.host, or leave discovery.mdns on"
+    for i, address in enumerate(discovery.interfaces):
+        if not _is_address(address):
+            yield f"$.discovery.interfaces[{i}]", f"{address!r} is no IPv4 address; give that of the interface"
     if mqtt.password_file and not mqtt.username:
         yield "$.mqtt.password_file", "a password needs mqtt.username"
+
+
+def _is_address(text: str) -> bool:
+    try:
+        return bool(inet_pton(AF_INET, text))
+    except (OSError, ValueError):
+        return False
 
 
 def shared_problems(

@@ -25,13 +25,13 @@ from agent.core.round_state import MachineConfig, Phase
 from agent.core.types import Quality, RoundRecord
 from agent.core.wire import Format
 from agent.energy.meter import METERS, Meter
-from agent.errors import AgentError, ConfigError, ContractViolation, JournalError
+from agent.errors import AgentError, ConfigError, ContractViolation, JournalError, NetworkError
 from agent.journal import EvaluationRecord, Journal, Recovered
 from agent.keeper import Keeper
 from agent.learning.factory import ModelInfo
 from agent.learning.trainer import Evaluation
 from agent.mailbox import Mailbox
-from agent.network.transport import TransportStats
+from agent.network.transport import SessionConflict, TransportStats
 from agent.reach import Reach, TransportMaker
 from agent.service import Notifier
 from agent.status import PeerStatus, Status, write_status
@@ -43,6 +43,8 @@ STATUS_EVERY_S = 1.0
 """How old the status page may get; also the longest wait for the mailbox, so that systemd hears of an idle daemon."""
 MAX_EVALUATIONS = 4
 """Evaluations that may wait for the trainer at a time; each holds a copy of the model."""
+TWIN_SESSIONS = 3
+"""Sessions that another agent with our name disputes before an agent that has not begun ends."""
 LAST_EVALUATIONS_S = 60.0
 """How long a finished run waits for evaluations that are still being made."""
 
@@ -223,6 +225,15 @@ class Daemon:
     def _take_stop(self, item: StopAsked) -> None:
         self._stopping = True
         self._handle(ev.StopRequested(item.reason))
+
+    @_take.register
+    def _take_conflict(self, item: SessionConflict) -> None:
+        """End an agent whose name is disputed again and again, but none that is in its run: anybody could end it so."""
+        if item.count >= TWIN_SESSIONS and self.machine.phase is Phase.WAITING and not self.machine.snapshot().begun:
+            self._fault = NetworkError(self._reach.twin(item))
+            self._handle(ev.StopRequested(str(self._fault)))
+        for event in self._reach.take(item, self._clock()):
+            self._handle(event)
 
     @_take.register
     def _take_training(self, item: TrainingAnswered) -> None:

@@ -11,6 +11,7 @@ from agent.core.wire import chunk_count
 from agent.daemon import Daemon
 from agent.errors import ConfigError, TrainingError
 from agent.learning.factory import ModelInfo, describe, is_factory
+from agent.learning.probe import probe
 from agent.learning.worker import Description, TrainerWorker, WorkerConfig
 from agent.mailbox import Mailbox
 from agent.network.mqtt import MqttConfig
@@ -59,7 +60,7 @@ def model_info(config: AgentConfig, worker: TrainerWorker) -> ModelInfo:
         raise TrainingError(f"model.name {run.model.name}: not built within {DESCRIBE_S:.0f} s") from None
     if description.info is None:
         kind = description.fatal or TrainingError
-        raise kind(f"model.name {run.model.name}: {description.error}")
+        raise kind(f"model.name {run.model.name}: {description.error.removeprefix('model.name: ')}")
     for _, message in size_problems(description.info.n_params, config.mqtt):
         raise ConfigError(f"model.name {run.model.name}: {message}")
     return description.info
@@ -91,6 +92,7 @@ def mqtt_transport(config: AgentConfig, n_params: int, mailbox: Mailbox) -> Tran
 def open_daemon(config: AgentConfig, notifier: Notifier | None = None, trainer: AsyncTrainer | None = None) -> Daemon:
     """Return a daemon that is ready to run; with `trainer` it shares one, without it has a child of its own."""
     _warn_of_solitude(config)
+    probe(worker_config(config))  # else a run would wait for its fleet first, and find no data then
     mailbox = Mailbox()
     worker = TrainerWorker(worker_config(config))
     try:

@@ -15,7 +15,7 @@ from agent.core.types import NodeId
 from agent.core.wire import MAX_MESSAGE_BYTES, Assembler, Format, Refused, encode
 from agent.errors import NetworkError
 from agent.network import transport as net
-from agent.network.mdns import BrokerFound, Mdns, PeerFound, PeerLost
+from agent.network.mdns import MAX_STRANGERS, BrokerFound, Mdns, OtherFleet, PeerFound, PeerLost
 from agent.network.mdns_link import DiscoveryFailed, NameConflict
 from agent.network.membership import MAX_NODES, Membership, PeerView
 
@@ -41,6 +41,7 @@ class Reach:
         self._assembler = Assembler(form)
         self._run = form.run.hex()
         self._other_runs: set[str] = set()
+        self._other_fleets: set[str] = set()
         self._live: dict[NodeId, str] = {}
         self._wish: fx.WatchNeighbours | None = None
         self._transport: net.Transport | None = None
@@ -185,10 +186,33 @@ class Reach:
             self._transport.announce(self._wish.ready)
         return iter(())
 
-    @take.register(net.SessionConflict)
-    @take.register(NameConflict)
-    def _conflict(self, item: net.SessionConflict | NameConflict, _now: float) -> Iterator[ev.Event]:
-        _log.error("node id %s is used twice: %s; give each device an id of its own", self._config.node.id, item.detail)
+    @take.register
+    def _twin(self, item: net.SessionConflict, _now: float) -> Iterator[ev.Event]:
+        if item.count == 1:
+            _log.error("%s", self.twin(item))
+        return iter(())
+
+    def twin(self, item: net.SessionConflict | NameConflict) -> str:
+        """Return what to say of another device with our name."""
+        me = self._config.node.id
+        return f"node id {me} is used by another agent ({item.detail}); give each device an id of its own (node.id)"
+
+    @take.register
+    def _double(self, item: NameConflict, _now: float) -> Iterator[ev.Event]:
+        _log.error("%s", self.twin(item))
+        return iter(())
+
+    @take.register
+    def _other_fleet(self, item: OtherFleet, _now: float) -> Iterator[ev.Event]:
+        if not self._live and item.fleet not in self._other_fleets and len(self._other_fleets) < MAX_STRANGERS:
+            self._other_fleets.add(item.fleet)
+            me = self._config.node.fleet
+            _log.warning(
+                "%s of fleet %s is on this network, and nobody of fleet %s so far: is node.fleet right?",
+                item.node,
+                item.fleet,
+                me,
+            )
         return iter(())
 
     @take.register

@@ -19,7 +19,7 @@ import pytest
 
 import agent.errors
 from agent import __version__
-from agent.config import AgentConfig, DataSection, DiscoverySection, MqttSection, PolicySection, RunSection
+from agent.config import MqttSection, PolicySection, RunSection
 from agent.errors import AgentError
 from agent.journal import Journal, read_records
 from sim_harness.brokers import Broker, open_broker
@@ -113,52 +113,6 @@ def test_the_command_line_loads_nothing_heavy() -> None:
     assert not {"torch", "paho", "zeroconf", "PIL"} & set(modules)
 
 
-NO_WAY = "no way to find peers: discovery.mdns is off, and neither discovery.peers nor run.roster lists any"
-
-
-@pytest.mark.parametrize(
-    ("config", "arguments", "message"),
-    [
-        (device_config(Path("/x")), ["--set", "run.round=1"], "--set run.round=1: unknown key `round` (at run.round)"),
-        (device_config(Path("/x"), run=RunSection(id="r", rounds=1, expect_nodes=2)), [], NO_WAY),
-        (
-            device_config(Path("/x"), mqtt=MqttSection(), discovery=DiscoverySection(mdns=False)),
-            [],
-            "no way to find the broker: set mqtt.host, or leave discovery.mdns on",
-        ),
-    ],
-)
-def test_a_wrong_configuration_is_one_line_and_code_78(
-    tmp_path: Path, config: AgentConfig, arguments: list[str], message: str
-) -> None:
-    """The operator reads a sentence instead of a traceback, and systemd does not restart on 78."""
-    result = command("run", "--config", write_config(config, tmp_path / "agent.yaml"), *arguments)
-    assert result.returncode == 78
-    assert re.fullmatch(r"skiptrain-agent: .*\n", result.stderr)
-    assert message in result.stderr
-    assert result.stdout == ""
-
-
-def test_other_mistakes_are_one_line_and_their_code_too(tmp_path: Path) -> None:
-    """A missing file and a folder that is none have the codes of docs/exit-codes.md."""
-    path = write_config(device_config(tmp_path), tmp_path / "agent.yaml")
-    (tmp_path / "file").write_text("")
-    missing = command("run", "--config", tmp_path / "none.yaml")
-    assert (missing.returncode, missing.stderr.count("\n")) == (78, 1)
-    assert "none.yaml: cannot be read: No such file or directory" in missing.stderr
-    no_folder = command("run", "--config", path, "--set", f"node.state_dir={tmp_path}/file/x")
-    assert (no_folder.returncode, no_folder.stderr.count("\n")) == (74, 1)
-
-
-@pytest.mark.parametrize("name", ["status", "peers"])
-def test_without_an_agent_the_commands_say_so(tmp_path: Path, name: str) -> None:
-    """No page, or the page of an agent that was killed: code 1 and one line."""
-    path = write_config(device_config(tmp_path), tmp_path / "agent.yaml")
-    result = command(name, "--config", path)
-    assert result.returncode == 1
-    assert re.fullmatch(r".*status.json is not there: no agent has run with this node.runtime_dir\n", result.stderr)
-
-
 def test_two_agents_over_a_broker_tell_what_they_do_and_stop_when_told(tmp_path: Path, broker: Broker) -> None:
     """`status` and `peers`, as text and JSON, of agents in mid-run; then SIGTERM: code 0 and the model saved."""
     paths = [long_run(broker, tmp_path, me, ("a", "b")) for me in "ab"]
@@ -244,21 +198,3 @@ def test_the_page_of_exit_codes_lists_every_error() -> None:
     unit = (ROOT / "systemd" / "skiptrain-agent.service").read_text()
     prevented = re.findall(r"RestartPreventExitStatus=(.*)", unit)
     assert " ".join(re.findall(r"^\| (\d+) \|.*\| no: ", text, re.MULTILINE)) == prevented[0]
-
-
-def test_data_that_cannot_be_used_ends_with_65_and_costs_nothing(tmp_path: Path) -> None:
-    """An agent whose data is not there ends with one line, instead of spending its budget on training without data."""
-    config = device_config(
-        tmp_path,
-        data=DataSection(source="npz", path=str(tmp_path / "nowhere.npz")),
-        policy=PolicySection(name="d-psgd"),
-    )
-    result = command("run", "--config", write_config(config, tmp_path / "agent.yaml"))
-    assert result.returncode == 65
-    assert "nowhere.npz" in result.stderr.splitlines()[-1]
-    assert "Traceback" not in result.stderr
-    journal = Journal(tmp_path / "a" / "state")
-    found = journal.recover()
-    journal.close()
-    assert found.snapshot is not None
-    assert (found.snapshot.ledger.charged_uj, found.snapshot.ledger.reservation) == (0, None)

@@ -142,7 +142,7 @@ def test_names_that_do_not_fit_and_data_that_is_gone_are_errors(tmp_path: Path) 
     gone = DataSection(source="folder", path=str(tmp_path / "gone"))
     config = device_config(tmp_path, data=gone)
     keep(config, 0)
-    with pytest.raises(DataError, match=r"gone is not a folder; correct data.path"):
+    with pytest.raises(DataError, match=r"gone cannot be read \(No such file or directory\); correct data.path"):
         lines(config, "onnx", tmp_path / "x.onnx")
     with pytest.raises(ConfigError, match="2 names for the 10 classes of the model"):
         lines(config, "onnx", tmp_path / "x.onnx", class_names=("a", "b"))

@@ -15,13 +15,25 @@ from agent.network.outlet import Outlet
 from agent.network.topics import no_name
 from agent.network.transport import Post, TransportStats
 
-__all__ = ["BrokerFound", "DiscoveryFailed", "Mdns", "NameConflict", "PeerFound", "PeerLost", "advertise_broker"]
+__all__ = [
+    "BrokerFound",
+    "DiscoveryFailed",
+    "Mdns",
+    "NameConflict",
+    "OtherFleet",
+    "PeerFound",
+    "PeerLost",
+    "advertise_broker",
+]
 
 NODE_TYPE = "_skiptrain._tcp.local."
 BROKER_TYPE = "_mqtt._tcp.local."
 PROTO = "1"
 NO_PORT = 9
 """A node serves nothing: the port of discard, since some resolvers take 0 for a missing answer."""
+
+MAX_STRANGERS = 32
+"""Nodes of other fleets that are looked at, for a word on a wrong `node.fleet`; the link may have any number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +55,14 @@ class PeerLost:
 
 
 @dataclass(frozen=True, slots=True)
+class OtherFleet:
+    """A node of another fleet is on the link: that is all right, or one of the two has the wrong `node.fleet`."""
+
+    node: NodeId
+    fleet: str
+
+
+@dataclass(frozen=True, slots=True)
 class BrokerFound:
     """Somebody on the link offers a broker for our fleet; only TLS can prove it."""
 
@@ -53,7 +73,7 @@ class BrokerFound:
 class Mdns:
     """Announces one node and browses for its fleet, in one thread of its own.
 
-    Posts PeerFound, PeerLost, BrokerFound (with `find_broker`), NameConflict and DiscoveryFailed.
+    Posts PeerFound, PeerLost, BrokerFound (with `find_broker`), OtherFleet, NameConflict and DiscoveryFailed.
     """
 
     def __init__(
@@ -63,6 +83,7 @@ class Mdns:
         self._me = node
         self._out = Outlet(post)
         self._nodes: dict[str, NodeId] = {}
+        self._foreign: set[str] = set()
         types = (NODE_TYPE, BROKER_TYPE) if find_broker else (NODE_TYPE,)
         txt = {"txtvers": "1", "fleet": fleet, "id": node, "proto": PROTO, "role": "node"}
         service = Service(NODE_TYPE, _label(fleet, node), NO_PORT, txt)
@@ -82,22 +103,30 @@ class Mdns:
         return self._out.stats()
 
     def _wants(self, name: str) -> bool:
-        """Return whether an instance may be of our fleet; a broker's name says nothing of it."""
-        return name.endswith(BROKER_TYPE) or name.startswith(f"{self._fleet}-")
+        """Return whether to look at an instance: it may be of our fleet, is a broker, or one of a few foreign nodes."""
+        if name.endswith(BROKER_TYPE) or name.startswith(f"{self._fleet}-"):
+            return True
+        if len(self._foreign) < MAX_STRANGERS:
+            self._foreign.add(name)
+        return name in self._foreign
 
     def _found(self, name: str, info: AsyncServiceInfo) -> None:
         """Judge one resolved instance: its name, and the fleet, id and protocol in its TXT record must agree."""
         txt = _text(info.properties)
         address = next(iter(info.parsed_addresses(IPVersion.V4Only)), "")
-        if txt.get("fleet") != self._fleet or not address or not info.port:
+        fleet, ours = txt.get("fleet", ""), txt.get("fleet") == self._fleet
+        if not address or not info.port:
             return
         if name.endswith(BROKER_TYPE):
-            self._out.emit(BrokerFound(address, info.port))
+            if ours:
+                self._out.emit(BrokerFound(address, info.port))
             return
         node = NodeId(txt.get("id", ""))
-        right = NODE_ID.fullmatch(node) and name == f"{self._fleet}-{node}.{NODE_TYPE}" and txt.get("proto") == PROTO
-        if not right:
+        named = NODE_ID.fullmatch(node) and NODE_ID.fullmatch(fleet) and name == f"{fleet}-{node}.{NODE_TYPE}"
+        if not named or txt.get("proto") != PROTO:
             self._out.count(rejected=1)
+        elif not ours:
+            self._out.emit(OtherFleet(node, fleet))
         elif node != self._me:
             self._nodes[name] = node
             self._out.emit(PeerFound(node, address, info.port))

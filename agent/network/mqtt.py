@@ -17,10 +17,12 @@ from paho.mqtt.reasoncodes import ReasonCode
 from agent.core.types import NodeId
 from agent.errors import ContractViolation
 from agent.network.mqtt_client import (
+    MQTT311,
     PROTOCOL_NAMES,
     MqttConfig,
     ProtocolChoice,
     TlsFiles,
+    Twins,
     connect,
     cut,
     new_client,
@@ -54,6 +56,8 @@ GOODBYE_S = 3.0
 """How long `close` waits for the broker to take the offline presence."""
 UNSUPPORTED_VERSION = 0x84
 SESSION_TAKEN_OVER = 0x8E
+WRONG_WHO = (0x86, 0x87)
+"""Bad user name or password; not authorised."""
 PAST_SESSIONS = 16
 """Own sessions that a late will can still be of."""
 
@@ -76,6 +80,7 @@ class MqttTransport:
         self._outbox = Outbox(model, metrics, self._out, **bounds)
         self._lock = threading.RLock()
         self._choice = ProtocolChoice()
+        self._twins = Twins(config)
         self._client: Client | None = None
         self._threads: set[threading.Thread] = set()
         self._closed = False
@@ -247,7 +252,16 @@ class MqttTransport:
         if code.value == UNSUPPORTED_VERSION and self._choice.refused():
             self._reopen(client)
         else:
-            self._warn(f"refuses the session ({code})")
+            hint = "; check mqtt.username and mqtt.password_file" if code.value in WRONG_WHO else ""
+            self._warn(f"refuses the session ({code}){hint}")
+
+    def _on_silence(self, client: Client) -> None:
+        """Try the other version where a connection ended unanswered; say so once both were met with silence."""
+        old = self._choice.protocol
+        if self._choice.silent():
+            if old == MQTT311:
+                self._warn("takes connections, but gives no answer that a broker gives")
+            self._reopen(client)
 
     def _on_disconnect(
         self, client: Client, _userdata: object, _flags: DisconnectFlags, code: ReasonCode, _properties: Properties
@@ -259,13 +273,20 @@ class MqttTransport:
             self._heard()
             if self._connected:
                 self._connected = False
+                if code.value == SESSION_TAKEN_OVER:
+                    self._dispute("the broker gave our session to another client with our node id")
+                self._twins.pace(client)
                 self._subscriptions.end()
                 self._outbox.session_ended()
                 self._out.emit(Disconnected(str(code)))
-            elif not self._answered and self._choice.silent():
-                self._reopen(client)
-        if code.value == SESSION_TAKEN_OVER:
-            self._out.emit(SessionConflict("the broker gave our session to another client with our node id"))
+            elif not self._answered:
+                self._on_silence(client)
+
+    def _dispute(self, detail: str) -> None:
+        """Say once a session that somebody else has our name."""
+        count = self._twins.dispute(self._session)
+        if count:
+            self._out.emit(SessionConflict(detail, count))
 
     def _on_subscribe(
         self, client: Client, _userdata: object, mid: int, codes: list[ReasonCode], _properties: Properties
@@ -312,6 +333,6 @@ class MqttTransport:
                 return
             unknown, first = presence.session not in self._past, len(self._past) == 1
             if unknown and (not first or (presence.online and not stored)):
-                self._out.emit(SessionConflict(f"another agent calls itself {self._me.node}: {presence.session}"))
+                self._dispute(f"another agent calls itself {self._me.node}")
             if not presence.online and not stored and self._subscriptions.settled:
                 self._say(client)  # a late will has overwritten our retained presence

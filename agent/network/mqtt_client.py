@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import secrets
 import socket
 import threading
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +20,7 @@ from paho.mqtt.properties import Properties
 
 from agent.core.types import NodeId
 from agent.core.wire import MAX_CHUNKS
-from agent.errors import ConfigError
+from agent.errors import ConfigError, NetworkError
 
 _log = logging.getLogger(__name__)
 
@@ -31,6 +34,8 @@ INFLIGHT = 4
 """Own messages that the broker may owe an acknowledgement for at once; the rest waits in paho's queue."""
 RECEIVE_MAXIMUM = 8
 MAX_PORT = 65535
+EPISODE_S = 300.0
+"""Disputes over the node id that are less than so far apart belong together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +83,7 @@ def new_client(config: MqttConfig, node: NodeId, protocol: MQTTProtocolVersion) 
     client.connect_timeout = CONNECT_TIMEOUT_S
     client.max_inflight_messages_set(INFLIGHT)
     client.max_queued_messages_set(max(config.max_unacked, MAX_CHUNKS) + 8)  # any model, and 8 presences
-    low = config.reconnect_min_s * _jitter()
-    high = max(low, config.reconnect_max_s * _jitter())
-    client.reconnect_delay_set(low, high)  # type: ignore[arg-type]  # paho only adds and compares: floats are fine
+    pace(client, config)
     if config.username is not None:
         client.username_pw_set(config.username, config.password)
     if config.tls is not None:
@@ -89,7 +92,7 @@ def new_client(config: MqttConfig, node: NodeId, protocol: MQTTProtocolVersion) 
 
 
 def connect(client: paho.Client, config: MqttConfig) -> None:
-    """Start the client's thread, which connects and reconnects for ever; returns at once."""
+    """Start the client's thread, which connects and reconnects for ever; returns at once. NetworkError without lo."""
     options: dict[str, Any] = {}
     if client.protocol == MQTT5:
         properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
@@ -98,7 +101,11 @@ def connect(client: paho.Client, config: MqttConfig) -> None:
         properties.MaximumPacketSize = config.max_packet_bytes
         options = {"clean_start": True, "properties": properties}
     client.connect_async(config.host, config.port, config.keepalive_s, **options)
-    client.loop_start()
+    try:
+        client.loop_start()
+    except OSError as error:  # its threads wake each other over a connection to 127.0.0.1
+        reason = f"the MQTT client cannot start ({error.strerror}); is the loopback interface up?"
+        raise NetworkError(reason) from error
 
 
 def prepare_socket(sock: Any) -> None:
@@ -122,6 +129,39 @@ def stop(client: paho.Client, threads: set[threading.Thread]) -> None:
         client.loop_stop()
     for thread in threads:
         thread.join(2 * CONNECT_TIMEOUT_S)
+
+
+class Twins:
+    """How often our sessions are disputed, and how long we wait before the next: twins would never let go else.
+
+    paho forgets its growing delay with each session, so that two agents with one node id would throw each other off the
+    broker every second for ever.
+    """
+
+    def __init__(self, config: MqttConfig, clock: Callable[[], float] = time.monotonic) -> None:
+        self._config, self._clock = config, clock
+        self._count, self._last_s, self._session = 0, -math.inf, ""
+
+    def dispute(self, session: str) -> int:
+        """Note that somebody claims our node id in this session of ours; return how many in a row, 0 if known."""
+        if session == self._session:
+            return 0
+        now = self._clock()
+        self._count = self._count + 1 if now - self._last_s < EPISODE_S else 1
+        self._session, self._last_s = session, now
+        return self._count
+
+    def pace(self, client: paho.Client) -> None:
+        """Let the next session wait twice as long after each dispute of an episode, at most `reconnect_max_s`."""
+        count = self._count if self._clock() - self._last_s < EPISODE_S else 0
+        pace(client, self._config, 2.0 ** min(count, 30))
+
+
+def pace(client: paho.Client, config: MqttConfig, factor: float = 1.0) -> None:
+    """Set between which bounds the client's growing delay before a new connection lies, each with its own jitter."""
+    high = config.reconnect_max_s * _jitter()
+    low = min(config.reconnect_min_s * factor * _jitter(), high)
+    client.reconnect_delay_set(low, high)  # type: ignore[arg-type]  # paho only adds and compares: floats are fine
 
 
 class ProtocolChoice:

@@ -103,6 +103,8 @@ class SessionConflict:
     """Somebody else uses our node id: most likely a cloned SD card."""
 
     detail: str
+    count: int = 1
+    """How many sessions of ours it was that somebody disputed, one soon after the other; 1 begins an episode."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,5 +86,5 @@ def test_samples_of_no_use_are_refused_here_too(tmp_path):
     with pytest.raises(DataError, match="x is int32; it must be uint8, or floats"):
         STORED["npz"](Request(make_npz(tmp_path / "data.npz", np.int32), "train"))
     np.savez(tmp_path / "other.npz", z=np.ones(3))
-    with pytest.raises(DataError, match="not a sound"):
+    with pytest.raises(DataError, match="lacks x_train or y_train"):
         STORED["npz"](Request(str(tmp_path / "other.npz"), "train"))

@@ -18,11 +18,13 @@ from zeroconf.asyncio import AsyncServiceInfo
 from agent.core.types import NodeId
 from agent.errors import ConfigError
 from agent.network.mdns import (
+    MAX_STRANGERS,
     NODE_TYPE,
     BrokerFound,
     DiscoveryFailed,
     Mdns,
     NameConflict,
+    OtherFleet,
     PeerFound,
     PeerLost,
     advertise_broker,
@@ -62,7 +64,7 @@ def found(box: Mailbox) -> set[str]:
 
 
 def test_four_nodes_find_each_other_and_a_broker(stack: ExitStack, fleet: str) -> None:
-    """Nodes of one fleet find each other and the fleet's broker; another fleet on the link is not found, nor told."""
+    """Nodes of one fleet find each other and the fleet's broker; another fleet on the link is told apart."""
     advert_box = Mailbox()
     stack.callback(advertise_broker(fleet, 1883, advert_box.post, interfaces=LOOPBACK).close)
     stack.callback(advertise_broker(f"{fleet}x", 1884, advert_box.post, interfaces=LOOPBACK).close)
@@ -76,7 +78,8 @@ def test_four_nodes_find_each_other_and_a_broker(stack: ExitStack, fleet: str) -
     nodes["n3"][0].close()
     for _, box in list(nodes.values())[:3]:
         assert box.of(PeerLost)[0] == PeerLost(NodeId("n3"))
-    assert not foreign.items
+    foreign.wait(lambda item: isinstance(item, OtherFleet) and item.fleet == fleet and item.node in nodes)
+    assert not found(foreign)
     assert not advert_box.items
 
 
@@ -184,3 +187,13 @@ def test_hostile_records_are_no_peers(properties: dict[bytes, bytes | None], nam
     info = AsyncServiceInfo(NODE_TYPE, f"x.{NODE_TYPE}", port=9, properties=properties, addresses=[b"\x7f\0\0\1"])
     mdns._found(f"{name}.{NODE_TYPE}", info)
     assert not box.items
+
+
+def test_the_link_may_hold_any_number_of_other_fleets() -> None:
+    """A few nodes of other fleets are looked at, always the same ones; our own and brokers are, however many."""
+    mdns = Mdns("home", NodeId("a"), Mailbox().post)
+    strangers = [f"kitchen-n{i}.{NODE_TYPE}" for i in range(3 * MAX_STRANGERS)]
+    for _ in range(2):
+        assert [mdns._wants(name) for name in strangers] == [True] * MAX_STRANGERS + [False] * (2 * MAX_STRANGERS)
+    assert all(mdns._wants(f"home-n{i}.{NODE_TYPE}") for i in range(3 * MAX_STRANGERS))
+    mdns.close()
