@@ -23,7 +23,7 @@ class PeerStatus(msgspec.Struct, frozen=True):
     sources: dict[str, float]
 
 
-class Status(msgspec.Struct, frozen=True):
+class Status(msgspec.Struct, frozen=True, kw_only=True):
     """What one agent is doing."""
 
     node: str
@@ -43,11 +43,11 @@ class Status(msgspec.Struct, frozen=True):
     left_j: float | None
     energy_source: str
     journal_bytes: int
-    disk: str
+    disk: str = ""
     """Why the journal cannot be written, and this node does not train; empty while it can."""
     network: dict[str, int]
     """What the transport has counted since the start: messages, bytes, drops, refusals, reconnects."""
-    refused: dict[str, int]
+    refused: dict[str, int] = {}
     """How many messages of watched peers the agent has refused since its start, by reason; docs/hostile-bytes.md."""
     ended: str
     """Why the agent ended; empty while it runs."""
