@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from zeroconf import IPVersion
 from zeroconf.asyncio import AsyncServiceInfo
 
 from agent.core.types import NODE_ID, NodeId
 from agent.errors import ConfigError
-from agent.network.mdns_link import Browse, DiscoveryFailed, MdnsLink, NameConflict, Service
+from agent.network.discovery import BrokerFound, DiscoveryFailed, NameConflict, PeerFound, PeerLost
+from agent.network.mdns_link import Browse, MdnsLink, Service
 from agent.network.outlet import Outlet
 from agent.network.topics import no_name
 from agent.network.transport import Post
@@ -22,32 +22,6 @@ BROKER_TYPE = "_mqtt._tcp.local."
 PROTO = "1"
 NO_PORT = 9
 """A node serves nothing: the port of discard, since some resolvers take 0 for a missing answer."""
-
-
-@dataclass(frozen=True, slots=True)
-class PeerFound:
-    """A node of our fleet is on the link; its word, not proven."""
-
-    node: NodeId
-    address: str
-    port: int
-    source: str = "mdns"
-
-
-@dataclass(frozen=True, slots=True)
-class PeerLost:
-    """A node said goodbye, or its records expired."""
-
-    node: NodeId
-    source: str = "mdns"
-
-
-@dataclass(frozen=True, slots=True)
-class BrokerFound:
-    """Somebody on the link offers a broker for our fleet; only TLS can prove it."""
-
-    host: str
-    port: int
 
 
 class Mdns:
