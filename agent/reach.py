@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import singledispatchmethod
+from typing import TYPE_CHECKING
 
 from agent import __version__
 from agent.config import AgentConfig
@@ -15,9 +16,19 @@ from agent.core.types import NodeId
 from agent.core.wire import MAX_MESSAGE_BYTES, Assembler, Format, Refused, encode
 from agent.errors import NetworkError
 from agent.network import transport as net
-from agent.network.mdns import MAX_STRANGERS, BrokerFound, Mdns, OtherFleet, PeerFound, PeerLost
-from agent.network.mdns_link import DiscoveryFailed, NameConflict
+from agent.network.discovery import (
+    MAX_STRANGERS,
+    BrokerFound,
+    DiscoveryFailed,
+    NameConflict,
+    OtherFleet,
+    PeerFound,
+    PeerLost,
+)
 from agent.network.membership import MAX_NODES, Membership, PeerView
+
+if TYPE_CHECKING:
+    from agent.network.mdns import Mdns
 
 _log = logging.getLogger(__name__)
 
@@ -51,6 +62,8 @@ class Reach:
         self._online = False
         self._mdns: Mdns | None = None
         if config.discovery.mdns:
+            from agent.network.mdns import Mdns  # zeroconf and asyncio take memory that a device without mDNS can save
+
             self._mdns = Mdns(
                 config.node.fleet,
                 config.node_id,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -178,6 +177,8 @@ def choose(name: str, known: Iterable[str]) -> str:
     names = sorted(known)
     if name in names:
         return ""
+    import difflib  # for a mistake only
+
     near = difflib.get_close_matches(name, names, 1)
     hint = f"; did you mean {near[0]}?" if near else ""
     return f"there is no {name!r}{hint} (known: {', '.join(names)})"

@@ -9,6 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from agent.config import DiscoverySection, MqttSection
+from sim_harness.mosquitto import free_port
+from tests.device_rig import device_config, write_config
+
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("agent", "provisioning", "sim_harness")
 
@@ -63,6 +67,37 @@ def test_heavy_libraries_stay_out_until_they_are_needed(module: str, absent: tup
     code = f"import sys, {module}; print([name for name in {absent!r} if name in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+HEAVY = {
+    *("torch", "PIL", "matplotlib", "rich", "amqtt", "pandas", "scipy", "pyJoules", "setuptools", "pkg_resources"),
+    *("unittest", "doctest", "pdb", "multiprocessing", "sqlite3", "xml", "zipfile", "difflib", "importlib.resources"),
+    *("numpy.testing", "numpy.ma", "numpy.polynomial", "numpy.fft", "numpy.f2py"),
+}
+"""Nothing of this does a waiting agent need; each takes memory that a small board then lacks for training."""
+WAIT = """
+import sys
+from agent.config import load_config
+from agent.device import open_daemon
+daemon = open_daemon(load_config(sys.argv[1]))
+daemon.stop("it has started")
+print(daemon.run(), *sys.modules, sep="\\n")
+"""
+
+
+@pytest.mark.parametrize(("mdns", "more"), [(True, set[str]()), (False, {"zeroconf", "ifaddr", "asyncio"})])
+def test_a_waiting_agent_has_loaded_nothing_heavy(tmp_path: Path, mdns: bool, more: set[str]) -> None:
+    """It has read its configuration, drawn its first weights, and begun to look for its fleet and its broker."""
+    discovery = DiscoverySection(mdns=mdns, interfaces=("127.0.0.1",) if mdns else ())
+    mqtt = MqttSection(host="127.0.0.1", port=free_port())  # where nobody listens: it tries on for ever
+    config = device_config(tmp_path, "a", ("a", "b"), discovery=discovery, mqtt=mqtt)
+    words = [sys.executable, "-c", WAIT, str(write_config(config, tmp_path / "agent.yaml"))]
+    result = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
+    ended, *modules = result.stdout.splitlines()
+    assert ended == "it has started"
+    assert {"numpy", "paho.mqtt.client"} <= set(modules)
+    assert ("zeroconf" in modules) is mdns
+    assert not (HEAVY | more) & set(modules)
 
 
 def test_every_module_opens_with_a_caption() -> None:

@@ -44,6 +44,32 @@ def test_a_service_says_ready_alive_what_it_does_and_stopping(manager: tuple[soc
     ]
 
 
+def test_what_the_manager_knows_is_not_said_again(manager: tuple[socket.socket, dict[str, str]]) -> None:
+    """A status that is the same wakes nobody, and the watchdog is fed four times a period at most."""
+    receiver, environment = manager
+    now_s = 100.0
+    notifier = Notifier(environment, clock=lambda: now_s)
+    for moment_s, status in ((100.0, "a"), (114.9, "a"), (115.0, "b"), (116.0, "a")):
+        now_s = moment_s
+        notifier.watchdog()
+        notifier.status(status)
+    notifier.stopping("end")
+    words = [receiver.recv(4096).decode() for _ in range(6)]
+    assert words == ["WATCHDOG=1", "STATUS=a", "WATCHDOG=1", "STATUS=b", "STATUS=a", "STOPPING=1\nSTATUS=end"]
+
+
+def test_what_the_manager_did_not_take_is_said_again(tmp_path: Path) -> None:
+    """A status that was lost is no status that is known."""
+    path = str(tmp_path / "notify")
+    notifier = Notifier({"NOTIFY_SOCKET": path})
+    notifier.status("a")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
+        receiver.settimeout(10)
+        receiver.bind(path)
+        notifier.status("a")
+        assert receiver.recv(4096) == b"STATUS=a"
+
+
 @pytest.mark.parametrize(
     "text",
     ["a\nMAINPID=1", "a\r\nWATCHDOG=trigger\x00", "a\u2028FDSTORE=1\x85b", "\ud800" * 5, "x" * 100_000, "é\n" * 9999],

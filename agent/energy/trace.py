@@ -12,13 +12,14 @@ import math
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
-from importlib import resources
+from pathlib import Path
 
 from agent.core.budget import Cost
 from agent.core.types import Quality
 from agent.errors import ConfigError
 
 _UJ_PER_MWH = 3_600_000
+_PUBLISHED = Path(__file__).with_name("published.csv")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ class PublishedRow:
 
 def published_rows() -> tuple[PublishedRow, ...]:
     """Return the eight rows, in the order of the authors' files."""
-    text = resources.files("agent.energy").joinpath("published.csv").read_text(encoding="utf-8")
+    text = _PUBLISHED.read_text(encoding="utf-8")
     return tuple(
         PublishedRow(
             workload=row["workload"],

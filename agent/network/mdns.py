@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from zeroconf import IPVersion
 from zeroconf.asyncio import AsyncServiceInfo
 
 from agent.core.types import NODE_ID, NodeId
 from agent.errors import ConfigError
-from agent.network.mdns_link import Browse, DiscoveryFailed, MdnsLink, NameConflict, Service
+from agent.network.discovery import (
+    MAX_STRANGERS,
+    BrokerFound,
+    DiscoveryFailed,
+    NameConflict,
+    OtherFleet,
+    PeerFound,
+    PeerLost,
+)
+from agent.network.mdns_link import Browse, MdnsLink, Service
 from agent.network.outlet import Outlet
 from agent.network.topics import no_name
 from agent.network.transport import Post, TransportStats
@@ -31,43 +39,6 @@ BROKER_TYPE = "_mqtt._tcp.local."
 PROTO = "1"
 NO_PORT = 9
 """A node serves nothing: the port of discard, since some resolvers take 0 for a missing answer."""
-
-MAX_STRANGERS = 32
-"""Nodes of other fleets that are looked at, for a word on a wrong `node.fleet`; the link may have any number."""
-
-
-@dataclass(frozen=True, slots=True)
-class PeerFound:
-    """A node of our fleet is on the link; its word, not proven."""
-
-    node: NodeId
-    address: str
-    port: int
-    source: str = "mdns"
-
-
-@dataclass(frozen=True, slots=True)
-class PeerLost:
-    """A node said goodbye, or its records expired."""
-
-    node: NodeId
-    source: str = "mdns"
-
-
-@dataclass(frozen=True, slots=True)
-class OtherFleet:
-    """A node of another fleet is on the link: that is all right, or one of the two has the wrong `node.fleet`."""
-
-    node: NodeId
-    fleet: str
-
-
-@dataclass(frozen=True, slots=True)
-class BrokerFound:
-    """Somebody on the link offers a broker for our fleet; only TLS can prove it."""
-
-    host: str
-    port: int
 
 
 class Mdns:

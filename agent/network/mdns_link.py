@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from zeroconf import InterfaceChoice, IPVersion, NonUniqueNameException, ServiceStateChange, Zeroconf
 from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf
 
+from agent.network.discovery import DiscoveryFailed, NameConflict
 from agent.network.outlet import Outlet
 
 _log = logging.getLogger(__name__)
@@ -24,20 +25,6 @@ RESOLVE_MS = 3000
 RETRY_S = 30.0
 CLOSE_S = 10.0
 MDNS_GROUP = ("224.0.0.251", 5353)
-
-
-@dataclass(frozen=True, slots=True)
-class NameConflict:
-    """Another host on the link has our instance name: we go on without being announced."""
-
-    detail: str
-
-
-@dataclass(frozen=True, slots=True)
-class DiscoveryFailed:
-    """There is no multicast here now; it is tried again in the background."""
-
-    reason: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,7 @@ from agent.learning.frames import (
     read_frame,
     unpack_params,
 )
-from agent.learning.link import how_it_ended
+from agent.learning.link import child_environment, how_it_ended
 from agent.learning.trainer import TrainTask
 from agent.learning.worker import TrainerWorker, WorkerConfig
 
@@ -521,3 +521,13 @@ def test_torch_stays_out_of_the_agent():
     command = [sys.executable, "-c", textwrap.dedent(script)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     assert (done.stdout.strip(), done.stderr) == ("[]", "")
+
+
+def test_the_child_keeps_its_heap_unless_the_device_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without thresholds of ours glibc faults each step's memory in anew; an operator's own settings win."""
+    monkeypatch.delenv("MALLOC_TRIM_THRESHOLD_", raising=False)
+    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "1000000")
+    environment = child_environment(3)
+    assert int(environment["MALLOC_TRIM_THRESHOLD_"]) >= 32 << 20
+    assert environment["MALLOC_MMAP_THRESHOLD_"] == "1000000"
+    assert environment["OMP_NUM_THREADS"] == "3"
