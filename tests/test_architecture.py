@@ -71,7 +71,7 @@ def test_heavy_libraries_stay_out_until_they_are_needed(module: str, absent: tup
 
 HEAVY = {
     *("torch", "PIL", "matplotlib", "rich", "amqtt", "pandas", "scipy", "pyJoules", "setuptools", "pkg_resources"),
-    *("unittest", "doctest", "pdb", "multiprocessing", "sqlite3", "xml", "zipfile", "difflib", "importlib.resources"),
+    *("unittest", "doctest", "pdb", "multiprocessing", "sqlite3", "xml", "difflib", "importlib.resources"),
     *("numpy.testing", "numpy.ma", "numpy.polynomial", "numpy.fft", "numpy.f2py"),
 }
 """Nothing of this does a waiting agent need; each takes memory that a small board then lacks for training."""
