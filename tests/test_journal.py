@@ -6,6 +6,7 @@ import errno
 import os
 import random
 import re
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -214,6 +215,43 @@ def test_a_newer_format_is_refused(journal: Journal, head: bytes) -> None:
     (journal.folder / "state.0").write_bytes(head)
     with pytest.raises(JournalError, match=r"state.0: written by a newer release \(format \d+\); update this one"):
         journal.recover()
+
+
+def test_what_the_first_release_wrote_is_read_for_ever(tmp_path: Path) -> None:
+    """The files of format 1 are kept as they were written; whoever changes the format keeps a way to read them."""
+    shutil.copytree(ROOT / "tests" / "journals" / "format-1", tmp_path / "old")
+    found = reopened(tmp_path / "old")
+    assert (found.snapshot, found.model_round, found.warnings) == (SNAPSHOT, 2, ())
+    assert found.model is not None
+    assert found.model.tolist() == (np.arange(4, dtype=np.float32) / 7).tolist()
+    assert read_records(tmp_path / "old") == [RECORD]
+    assert read_evaluations(tmp_path / "old") == [EvaluationRecord(2, "a", 1 / 3, None, 2.5)]
+
+
+def test_what_a_newer_release_added_is_passed_over(journal: Journal) -> None:
+    """In the same format a newer one may add what an older one can do without: state and records still open."""
+    extra = {"added": [1, {"deep": None}], "also": "text"}
+    state: dict[str, Any] = msgspec.to_builtins(SNAPSHOT)
+    state["ledger"] |= extra
+    Generations(journal.folder, "state", 1 << 20).write(msgspec.json.encode(state | extra))
+    line = msgspec.json.encode(msgspec.to_builtins(RECORD) | extra)
+    (journal.folder / "rounds.jsonl").write_bytes(line + b"\n")
+    assert journal.recover().snapshot == SNAPSHOT
+    assert read_records(journal.folder) == [RECORD]
+
+
+@pytest.mark.parametrize("name", ["state", "model"])
+def test_a_refused_newer_journal_stays_as_it_is(journal: Journal, name: str) -> None:
+    """An agent that was set back ends with 74 and a sentence, and touches nothing: the newer one can go on with it."""
+    journal.save_state(SNAPSHOT)
+    journal.save_model(RUN, 1, np.ones(3, np.float32))
+    newest = journal.folder / f"{name}.1"
+    newest.write_bytes(newest.read_bytes().replace(b"skiptrain-journal 1 ", b"skiptrain-journal 2 ", 1))
+    before = {path.name: path.read_bytes() for path in journal.folder.iterdir()}
+    with pytest.raises(JournalError, match=rf"{name}.1: written by a newer release \(format 2\); update") as error:
+        journal.recover()
+    assert error.value.exit_code == 74
+    assert {path.name: path.read_bytes() for path in journal.folder.iterdir()} == before
 
 
 @given(st.binary(max_size=400))
