@@ -29,7 +29,7 @@ class WatchNeighbours:
 
     peers: frozenset[NodeId]
     ready: str
-    """Digest (hex) of the roster that it can begin round 0 with; "" once it is past round 0."""
+    """Digest (hex) of the roster that it can begin round 0 with; LOOKING while it looks for the run; else ""."""
 
 
 @dataclass(frozen=True, slots=True)

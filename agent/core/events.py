@@ -16,7 +16,7 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class PeersChanged:
-    """Who can be reached now: peer -> digest (hex) of the roster that it says it is ready for, "" for none."""
+    """Who can be reached now: peer -> digest (hex) of the roster that it says it is ready for, LOOKING, or ""."""
 
     live: Mapping[NodeId, str]
 

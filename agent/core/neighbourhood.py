@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from agent.core.epochs import Epochs
 from agent.core.inbox import Inbox
 from agent.core.round_state import MachineConfig
-from agent.core.types import ModelUpdate, NodeId, Roster
+from agent.core.types import LOOKING, ModelUpdate, NodeId, Roster
 
 LAG_ROUNDS = 2
 """A node this many rounds behind the majority has been given up on by it: one round ahead is normal."""
@@ -25,6 +25,8 @@ class Neighbourhood:
         self.inbox = Inbox(config.lookahead_rounds)
         self.live: dict[NodeId, str] = {}
         """Everybody who can be reached, with the roster digest that each is ready for."""
+        self._said_since: dict[NodeId, float] = {}
+        """When each of them began to say what it says."""
         self._gone_since: dict[NodeId, float] = {}
         self._ahead_since: dict[NodeId, float] = {}
         """When each neighbour was first heard in the round that it is in."""
@@ -40,6 +42,9 @@ class Neighbourhood:
             self._gone_since[node] = now
         for node in live:
             self._gone_since.pop(node, None)
+        self._said_since = {
+            node: self._said_since[node] if self.live.get(node) == word else now for node, word in live.items()
+        }
         self.live = dict(live)
 
     def take_update(self, update: ModelUpdate, n_params: int, round_: int, now: float, *, floating: bool) -> None:
@@ -84,25 +89,35 @@ class Neighbourhood:
         epoch = self.epochs.roster.epoch if self.epochs.roster else -1
         return {node: update for node, update in self.inbox.arrived(round_).items() if update.epoch == epoch}
 
-    def awaited_until(self, round_: int, deadline: float) -> float:
-        """Return until when the missing models of `round_` are worth waiting for, at most until `deadline`.
+    def awaited_until(self, round_: int, started_s: float) -> float:
+        """Return until when the missing models of `round_` are worth waiting for, at most until its deadline.
 
         Whoever has gone offline, or is a round ahead, is awaited a moment longer: its message may be under way. Whoever
-        is `LAG_ROUNDS` ahead is not. Where nothing has come and no neighbour can be reached, it is this node that is
-        cut off: it keeps the pace of deadlines rather than race through the run alone.
+        is `LAG_ROUNDS` ahead is not. Who looks for the run will not send a model of this round, and finds the run only
+        when others go on: it is awaited for a moment, too, so that nobody runs away from it. Where nothing has come and
+        no neighbour can be reached, it is this node that is cut off: it keeps the pace of deadlines rather than race
+        through the run alone.
         """
-        arrived = self.inbox.arrived(round_)
+        arrived, deadline = self.inbox.arrived(round_), started_s + self._config.run.round_deadline_s
         missing = self.epochs.peers - arrived.keys()
         behind = {node for node in missing if self.inbox.newest_round(node) < round_ + LAG_ROUNDS}
         if behind and not (arrived or self.live_neighbours()):
             return deadline
-        return min(deadline, max((self._worth_until(node, round_) for node in behind), default=_NEVER))
+        worth = (self._worth_until(node, round_, started_s) for node in behind)
+        return min(deadline, max(worth, default=_NEVER))
 
-    def _worth_until(self, node: NodeId, round_: int) -> float:
+    def _worth_until(self, node: NodeId, round_: int, started_s: float) -> float:
         grace = self._config.offline_grace_s
         if self.inbox.newest_round(node) > round_:
             return self._ahead_since[node] + grace
-        return _ALWAYS if node in self.live else self._gone_since.get(node, _NEVER) + grace
+        if node not in self.live:
+            return self._gone_since.get(node, _NEVER) + grace
+        return max(started_s, self._said_since[node]) + grace if self._is_looking(node, round_) else _ALWAYS
+
+    def _is_looking(self, node: NodeId, round_: int) -> bool:
+        """Say whether a live node has not found the run yet, or, past round 0, has not begun it."""
+        word = self.live[node]
+        return word == LOOKING or bool(word and round_ > 0 and self.inbox.newest_round(node) < 0)
 
     def awaited_to_join(self, round_: int) -> frozenset[NodeId]:
         """Return the live neighbours whose model of `round_` may still come."""

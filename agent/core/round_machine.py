@@ -35,7 +35,7 @@ from agent.core.participation import POLICIES, Participant, effective_schedule
 from agent.core.round_state import MachineConfig, Phase, RoundState, restored_round
 from agent.core.seeding import seed64
 from agent.core.transitions import TRANSITIONS, Do
-from agent.core.types import Decision, ModelUpdate, NodeId, Params, Quality, Roster, Snapshot, params_digest
+from agent.core.types import LOOKING, Decision, ModelUpdate, NodeId, Params, Quality, Roster, Snapshot, params_digest
 from agent.errors import ContractViolation
 
 
@@ -64,6 +64,8 @@ class RoundMachine:
         self._now = 0.0
         self._stopping = ""
         self._fresh = not (snapshot and snapshot.begun)
+        self._looking = not self._fresh
+        self._told = ""
         self._over = bool(snapshot and snapshot.finished)
         self._first_round = snapshot.first_round if snapshot else 0
         self._affordable = snapshot.affordable_at_start if snapshot else None
@@ -171,10 +173,17 @@ class RoundMachine:
         self._watch()
 
     def _watch(self) -> None:
-        """Listen to the neighbours of now and of the rosters to come; past round 0 nobody can begin with this node."""
+        """Listen to the neighbours of now and of the rosters to come, and say what they may expect of this node."""
         if self.roster is not None:
             self.around.inbox.keep_senders(self._epochs.watched)
-            self._do(fx.WatchNeighbours(self._epochs.watched, "" if self.round else self.roster.digest().hex()))
+            self._told = self._ready()
+            self._do(fx.WatchNeighbours(self._epochs.watched, self._told))
+
+    def _ready(self) -> str:
+        """Return the roster that round 0 can begin with; past it nobody can begin with this node."""
+        if self._looking:
+            return LOOKING
+        return "" if self.round or self.roster is None else self.roster.digest().hex()
 
     def _begin_if_ready(self, *, late: bool = False) -> None:
         """Begin round 0 when all are here and ready; find the run where the neighbours' messages say it is going.
@@ -233,7 +242,7 @@ class RoundMachine:
     # --- joining a run that is going
 
     def _join(self, round_: int) -> None:
-        self.phase = Phase.JOINING
+        self.phase, self._looking = Phase.JOINING, True
         self._go_to(round_)
 
     def _adopt_if_complete(self, *, at_deadline: bool = False) -> None:
@@ -290,6 +299,7 @@ class RoundMachine:
 
     def _enter(self, round_: int) -> None:
         """Move to the beginning of `round_`, or to the end of the run."""
+        self._looking = False
         self._go_to(round_)
         self._fresh = False
         if round_ >= self.schedule.total_rounds:
@@ -302,13 +312,12 @@ class RoundMachine:
 
     def _go_to(self, round_: int) -> None:
         """Make `round_` the one under way, with the roster that is in force in it."""
-        leaves_start = self.round == 0 < round_
         if self.round != round_ or self._state.decision is None:
             self._state = RoundState(round_)
         self._state.started_s = self._now
         self.deadline = self._now + self.config.run.round_deadline_s
         self.around.inbox.keep_window(round_)
-        if self._epochs.advance(round_) or leaves_start:
+        if self._epochs.advance(round_) or self._ready() != self._told:
             self._watch()
 
     def _leave_round(self, target: int) -> None:
@@ -409,7 +418,7 @@ class RoundMachine:
         if (self.around.majority_round() or 0) >= self.round + LAG_ROUNDS:
             return self._now
         started_s = self._now if self._state.started_s is None else self._state.started_s
-        return self.around.awaited_until(self.round, started_s + self.config.run.round_deadline_s)
+        return self.around.awaited_until(self.round, started_s)
 
     def _mix(self) -> None:
         """Average what arrived, write the account of the round, and keep and measure the model when that is due."""

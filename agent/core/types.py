@@ -20,6 +20,9 @@ NodeId = NewType("NodeId", str)
 Params: TypeAlias = npt.NDArray[np.float32]
 """All parameters of one model as one flat vector, shape (n_params,), read-only by convention."""
 
+LOOKING = "00"
+"""What a node says instead of the roster that it is ready for, while it looks for the round that the run is in."""
+
 NODE_ID = re.compile(r"(?!.{32})[a-z0-9](-?[a-z0-9])*")
 """At most 31 characters, for the 32 bytes that a header has for them; use `fullmatch`."""
 

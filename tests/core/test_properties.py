@@ -405,3 +405,17 @@ def test_who_leaves_the_roster_ends_and_nobody_waits_for_it() -> None:
     assert left.disk.model[0] == 6
     assert "not in the roster of round 7" in left.finished
     assert rounds_that_ran_out(cluster) == 0
+
+
+def test_nobody_waits_out_a_deadline_for_a_node_that_restarts() -> None:
+    """A node dies while the others wait for its model, and is back at once: they go on after a moment, with it."""
+    nodes = names(3)
+    run = make_run(nodes, rounds=6, policy="skiptrain")
+    stubborn = frozenset({(nodes[1], 1)})
+    cluster = Cluster(run, nodes, Faults(crashes=(Crash(nodes[1], 1.0, at_s=8.0),), stubborn=stubborn)).run(100.0)
+    for node in cluster.nodes.values():
+        assert node.finished == "all rounds are done"
+        records = node.disk.last_records()
+        assert sorted(records) == list(range(6))
+        assert [records[round_].peers_received for round_ in (2, 3, 4, 5)] == [2] * 4
+        assert max(record.train_s + record.collect_s for record in records.values()) < DEADLINE_S / 2

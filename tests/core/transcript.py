@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from agent.core import effects as fx
 from agent.core import events as ev
-from agent.core.types import RoundRecord, Snapshot
+from agent.core.types import LOOKING, RoundRecord, Snapshot
+
+_MARKS = {"": "", LOOKING: "?"}
+_WORDS = {"": "", LOOKING: ", looking"}
 
 
 def describe_event(event: ev.Event) -> str:
     """Return one line that says what happened."""
     match event:
         case ev.PeersChanged(live):
-            who = " ".join(f"{node}{'*' if ready else ''}" for node, ready in sorted(live.items()))
+            who = " ".join(f"{node}{_MARKS.get(ready, '*')}" for node, ready in sorted(live.items()))
             detail = who or "nobody"
         case ev.RosterChanged(roster):
             detail = f"epoch {roster.epoch} from round {roster.from_round}: {' '.join(roster.members)}"
@@ -36,7 +39,7 @@ def describe_effect(effect: fx.Effect) -> str:
         case fx.SaveState(snapshot):
             detail = _snapshot(snapshot)
         case fx.WatchNeighbours(peers, ready):
-            detail = f"{' '.join(sorted(peers)) or 'nobody'}{', ready' if ready else ''}"
+            detail = f"{' '.join(sorted(peers)) or 'nobody'}{_WORDS.get(ready, ', ready')}"
         case fx.StopTraining(round_, at_once):
             detail = f"round {round_}{', at once' if at_once else ''}"
         case fx.PublishUpdate(update):
