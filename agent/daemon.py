@@ -7,13 +7,13 @@ take long (training, the network) works in threads and processes of its own and 
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import singledispatchmethod
 from pathlib import Path
+from typing import TypedDict
 
 from agent import __version__
 from agent.config import AgentConfig
@@ -22,25 +22,25 @@ from agent.core import events as ev
 from agent.core.budget import Ledger, Reservation
 from agent.core.round_machine import RoundMachine
 from agent.core.round_state import MachineConfig, Phase
-from agent.core.types import Quality, RoundRecord
+from agent.core.types import NodeId, Quality
 from agent.core.wire import Format
 from agent.energy.meter import METERS, Meter
-from agent.errors import AgentError, ConfigError, ContractViolation, JournalError, NetworkError
+from agent.errors import AgentError, ContractViolation, JournalError, NetworkError
 from agent.journal import EvaluationRecord, Journal, Recovered
 from agent.keeper import Keeper
 from agent.learning.factory import ModelInfo
 from agent.learning.trainer import Evaluation
 from agent.mailbox import Mailbox
 from agent.network.transport import SessionConflict, TransportStats
+from agent.page import EVERY_S, Page, one_line
 from agent.reach import Reach, TransportMaker
 from agent.service import Notifier
-from agent.status import PeerStatus, Status, write_status
 from agent.training import AsyncTrainer, TrainingAnswered, TrainingWindow
 
 _log = logging.getLogger(__name__)
 
-STATUS_EVERY_S = 1.0
-"""How old the status page may get; also the longest wait for the mailbox, so that systemd hears of an idle daemon."""
+IDLE_S = EVERY_S
+"""The longest wait for the mailbox, so that the page is fresh and systemd hears of an idle daemon."""
 MAX_EVALUATIONS = 4
 """Evaluations that may wait for the trainer at a time; each holds a copy of the model."""
 TWIN_SESSIONS = 3
@@ -72,6 +72,13 @@ class StopAsked:
     reason: str
 
 
+class _Disk(TypedDict):
+    """What the page says of the disk."""
+
+    journal_bytes: int
+    disk: str
+
+
 class Daemon:
     """One agent; `run` returns when its run is finished or `stop` was called."""
 
@@ -95,19 +102,17 @@ class Daemon:
         self._mailbox = mailbox
         self._notifier = notifier or Notifier({})
         self._meter: Meter = meter or METERS[config.energy.source](config.energy_settings())
-        self._runtime = _runtime_folder(config.node.runtime_dir)
+        self._page = Page(config, self._notifier)
         form = Format(config.descriptor().digest(), model.schema_hash, model.n_params)
         self._reach = Reach(config, form, mailbox.post, make_transport)
         self._window = TrainingWindow(trainer, self._meter, config.learning, mailbox.post_own)
-        self._wait_s = min(STATUS_EVERY_S, self._notifier.watchdog_period_s or STATUS_EVERY_S)
+        self._wait_s = min(IDLE_S, self._notifier.watchdog_period_s or IDLE_S)
         self._evaluating = 0
         self._finished = ""
-        self._failed = False
         self._fault: AgentError | None = None
-        self._status_due = 0.0
         self._stopping = False
-        self._status_failed = False
         self._losses = TransportStats()
+        self._neighbours: frozenset[NodeId] | None = None
         self.journal = Journal(Path(config.node.state_dir), config.journal.lines_bytes)
         try:
             self.machine = self._restore(model)
@@ -157,9 +162,8 @@ class Daemon:
         self._mailbox.post_own(StopAsked(reason))
 
     def _say_goodbye(self) -> None:
-        self._failed = not self._finished
         reason = self._finished or "failed"
-        self._write_status()
+        self._page.write(self._clock(), self.machine, self._reach, **self._disk(), ended=reason)
         self._notifier.stopping(reason)
         self._reach.close(reason)
 
@@ -202,18 +206,23 @@ class Daemon:
 
     def _step(self) -> None:
         """Hand in one item, or the deadline when it has passed."""
-        self._notifier.watchdog()
-        self._keeper.retry()
+        self._look_after()
         deadline, now = self.machine.deadline, self._clock()
-        if now >= self._status_due:
-            self._write_status()
-            self._status_due = self._clock() + STATUS_EVERY_S
         if deadline is not None and now >= deadline:
             self._handle(ev.DeadlineReached())
             deadline = now  # a machine whose deadlines are all due must not keep the mailbox waiting
         item = self._mailbox.take(self._wait_s if deadline is None else min(self._wait_s, deadline - now))
         if item is not None:
             self._take(item)
+
+    def _look_after(self) -> None:
+        """Do what is due now and then, whatever else happens."""
+        self._notifier.watchdog()
+        self._keeper.retry()
+        self._page.keep_fresh(self._clock(), self.machine, self._reach, **self._disk())
+
+    def _disk(self) -> _Disk:
+        return {"journal_bytes": self.journal.bytes_written, "disk": self._keeper.trouble}
 
     @singledispatchmethod
     def _take(self, item: object) -> None:
@@ -273,7 +282,7 @@ class Daemon:
         """Wait for what a finished run still evaluates; who asks to stop has no time for that."""
         until = self._clock() + LAST_EVALUATIONS_S
         while self._evaluating and not self._stopping and self._clock() < until:
-            self._notifier.watchdog()
+            self._look_after()
             item = self._mailbox.take(self._wait_s)
             if isinstance(item, Evaluated | StopAsked):
                 self._take(item)
@@ -281,11 +290,10 @@ class Daemon:
     def _wait_for_disk(self) -> None:
         """Hold on to what a finished run has learnt until the disk takes it; who asks to stop has no time for that."""
         while self._keeper.trouble and not self._stopping:
-            self._notifier.watchdog()
+            self._look_after()
             item = self._mailbox.take(self._wait_s)
             if isinstance(item, StopAsked):
                 self._take(item)
-            self._keeper.retry()
         try:
             self._keeper.close()
         except JournalError as error:
@@ -307,7 +315,9 @@ class Daemon:
 
     @_do.register
     def _watch(self, effect: fx.WatchNeighbours) -> None:
-        _log.info("neighbours: %s", ", ".join(sorted(effect.peers)) or "none")
+        if effect.peers != self._neighbours:
+            _log.info("neighbours: %s", ", ".join(sorted(effect.peers)) or "none")
+            self._neighbours = effect.peers
         self._reach.watch(effect)
 
     @_do.register
@@ -360,73 +370,3 @@ class Daemon:
         self._losses = stats
         if dropped > 0 or refused > 0:  # a new transport counts from 0
             _log.warning("%d messages from peers were dropped, %d chunks of own models not sent", dropped, refused)
-
-    # --- status
-
-    def _write_status(self) -> None:
-        status = self.status()
-        self._notifier.status(
-            f"round {status.round}/{status.rounds} {status.phase}, {status.peers_online} peers, {status.decision}"
-        )
-        try:
-            write_status(self._runtime, status)
-        except OSError as error:
-            if not self._status_failed:
-                _log.warning("%s: the status page cannot be written: %s", self._runtime, error.strerror)
-            self._status_failed = True
-
-    def status(self) -> Status:
-        """Return what the agent is doing now."""
-        machine, config = self.machine, self._config
-        ledger, decision, now = machine.ledger, machine.decision, self._clock()
-        neighbours, ready = machine.peers, machine.roster.digest().hex() if machine.roster else "-"
-        return Status(
-            node=config.node.id,
-            fleet=config.node.fleet,
-            run=config.run.id,
-            pid=os.getpid(),
-            phase=machine.phase.value,
-            round=machine.round,
-            rounds=config.run.rounds,
-            decision=decision.reason if decision else "none yet",
-            trained=machine.trained,
-            connection=self._reach.connection,
-            peers_online=len(machine.around.live),
-            neighbours=len(neighbours),
-            budget_j=None if ledger.limit_uj is None else ledger.limit_uj / 1e6,
-            spent_j=ledger.charged_uj / 1e6,
-            left_j=None if ledger.left_uj is None else ledger.left_uj / 1e6,
-            energy_source=config.energy.source,
-            journal_bytes=self.journal.bytes_written,
-            disk=self._keeper.trouble,
-            network=asdict(self._reach.stats()),
-            refused=machine.refusals,
-            ended=self._finished or ("failed" if self._failed else ""),
-            peers=tuple(
-                PeerStatus(
-                    view.node, view.online, view.node in neighbours, view.ready == ready, view.address, view.sources
-                )
-                for view in self._reach.peers(now)
-            ),
-        )
-
-
-def _runtime_folder(path: str) -> Path:
-    folder = Path(path)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"node.runtime_dir {path}: cannot be made: {error.strerror}") from None
-    return folder
-
-
-def one_line(record: RoundRecord) -> str:
-    """Return a round as one key=value line for the log."""
-    loss = "-" if record.loss is None else f"{record.loss:.4f}"
-    text = (
-        f"round={record.round} kind={record.kind.value} train={int(record.decision.train)} "
-        f"p={record.decision.probability:.3f} energy_j={record.energy_uj / 1e6:.3f} loss={loss} "
-        f"peers={record.peers_received}/{record.peers_expected} rejected={record.rejected} "
-        f"train_s={record.train_s:.2f} collect_s={record.collect_s:.2f}"
-    )
-    return f'{text} error="{record.error}"' if record.error else text

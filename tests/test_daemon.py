@@ -37,6 +37,7 @@ from agent.network.memory import MemoryHub, MemoryTransport
 from agent.network.transport import Presence, PresenceSeen, Transport, TransportStats
 from agent.reach import identity
 from agent.service import Notifier
+from agent.status import read_status
 from tests.device_rig import device_config
 
 INFO = ModelInfo(12, b"toyshape", np.arange(12, dtype=np.float32) / np.float32(8))
@@ -633,7 +634,9 @@ def held(tmp_path: Path, rig: Rig, disk: FailingDisk) -> Iterator[tuple[Running,
 def test_a_finished_run_is_held_until_the_disk_takes_it(held: tuple[Running, AgentConfig], disk: FailingDisk) -> None:
     """Model, state and records wait in memory, the status page says why, and the agent ends well once there is room."""
     running, config = held
-    assert running.daemon.status().disk.startswith(f"{disk.folder}: cannot be written: No space left on device")
+    page = read_status(Path(config.node.runtime_dir))
+    assert not page.ended
+    assert page.disk.startswith(f"{disk.folder}: cannot be written: No space left on device")
     disk.failures = 0
     assert running.end() == "all rounds are done"
     assert running.trainer.trained == []
