@@ -105,12 +105,14 @@ def _status(args: argparse.Namespace) -> None:
     print(
         f"{status.node} of fleet {status.fleet}, run {status.run}: {status.phase}, round {status.round}/{status.rounds}"
     )
-    print(f"  decision    {status.decision}; trained in {status.trained} rounds")
+    trained = f"trained in {status.trained} rounds"
+    print(f"  decision    {trained if status.ended else f'{status.decision}; {trained}'}")
     print(f"  energy      {status.spent_j:.1f} J spent on training, {budget} ({status.energy_source})")
     if status.ended:
         print(f"  ended       {status.ended}")
-    print(f"  broker      {status.connection}")
-    print(f"  peers       {status.peers_online} online, {status.neighbours} neighbours")
+    else:
+        print(f"  broker      {status.connection}")
+        print(f"  peers       {status.peers_online} online, {status.neighbours} neighbours")
     refused = ", ".join(f"{count} {reason}" for reason, count in status.refused.items()) or "nothing"
     print(f"  refused     {refused}; {status.network.get('rejected', 0)} with a bad topic, presence or record")
     print(f"  journal     {status.journal_bytes} bytes written since the start")
@@ -125,6 +127,8 @@ def _peers(args: argparse.Namespace) -> None:
     if args.json:
         _print_json(status.peers)
         return
+    if status.ended:
+        print(f"the agent has ended ({status.ended}); as of then:")
     print(f"{'NODE':<32} {'ONLINE':<7} {'NEIGHBOUR':<10} {'ADDRESS':<16} SEEN BY (seconds ago)")
     for peer in status.peers:
         sources = ", ".join(f"{name} {age:.0f}" for name, age in sorted(peer.sources.items()))

@@ -289,6 +289,8 @@ def _discovery_problems(config: AgentConfig) -> Iterator[tuple[str, str]]:
             "$.discovery",
             "no way to find peers: discovery.mdns is off, and neither discovery.peers nor run.roster lists any",
         )
+    if "/" in mqtt.host:
+        yield "$.mqtt.host", "a name or an address is wanted here, without mqtt:// or the like; the port is mqtt.port"
     if not (discovery.mdns or mqtt.host):
         yield "$.mqtt", "no way to find the broker: set mqtt.host, or leave discovery.mdns on"
     for i, address in enumerate(discovery.interfaces):

@@ -20,6 +20,7 @@ from agent.config import AgentConfig
 from agent.core import effects as fx
 from agent.core import events as ev
 from agent.core.budget import Ledger, Reservation
+from agent.core.participation import POLICIES
 from agent.core.round_machine import RoundMachine
 from agent.core.round_state import MachineConfig, Phase
 from agent.core.types import NodeId, Quality
@@ -117,6 +118,8 @@ class Daemon:
         try:
             self.machine = self._restore(model)
             self._keeper = Keeper(self.journal, self.machine.run_hex, clock)
+            if self._forfeits:  # else the run's first reservation would stand where a damaged state falls back to this
+                self._keeper.save_state(self.machine.snapshot())
         except BaseException:
             self.journal.close()
             raise
@@ -135,8 +138,7 @@ class Daemon:
                 self._step()
             if self._fault is None:
                 self._wait_for_evaluations()
-            if self._fault is None:
-                self._wait_for_disk()
+            self._wait_for_disk()
             if self._fault is not None:
                 raise self._fault
             return self._finished
@@ -154,8 +156,21 @@ class Daemon:
             config.model.name,
             len(machine.params),
         )
-        if machine.round:
-            _log.info("the journal is at round %d: going on where the fleet is", machine.round)
+        snapshot = machine.snapshot()
+        if snapshot.begun and not snapshot.finished:
+            _log.info(
+                "the journal is at round %d: going on where the fleet is, asking the neighbours for at most %.0f s",
+                machine.round,
+                config.run.round_deadline_s,
+            )
+        cost, left = machine.config.cost, machine.ledger.left_uj
+        if POLICIES[config.policy.name].obeys_budget and not machine.ledger.affords(cost.upper_uj):
+            _log.warning(
+                "energy: %.1f J are left in this budget period, a training round takes %.1f J: this node will share "
+                "and average, but not train; a new energy.period is a new budget, a new run is not",
+                (left or 0) / 1e6,
+                cost.upper_uj / 1e6,
+            )
 
     def stop(self, reason: str) -> None:
         """Ask the daemon to end cleanly; from any thread, or from a signal handler's thread."""
@@ -174,7 +189,14 @@ class Daemon:
         for warning in found.warnings:
             _log.warning("%s", warning)
         config, run = self._config, self._config.descriptor()
+        self._forfeits = found.state_lost or bool(found.snapshot and found.snapshot.ledger.reservation)
         same = found.snapshot if found.snapshot and found.snapshot.run == run.digest().hex() else None
+        if found.model is not None and same is None:
+            _log.warning(
+                "%s: run %s begins anew: run.id or settings are not those of before; its models replace the old one",
+                self.journal.folder,
+                config.run.id,
+            )
         params = found.model if same and found.model is not None else model.initial_params
         if params.shape != model.initial_params.shape:
             raise JournalError(
@@ -289,7 +311,7 @@ class Daemon:
 
     def _wait_for_disk(self) -> None:
         """Hold on to what a finished run has learnt until the disk takes it; who asks to stop has no time for that."""
-        while self._keeper.trouble and not self._stopping:
+        while self._keeper.behind and not self._stopping and self._fault is None:
             self._look_after()
             item = self._mailbox.take(self._wait_s)
             if isinstance(item, StopAsked):
@@ -297,7 +319,8 @@ class Daemon:
         try:
             self._keeper.close()
         except JournalError as error:
-            self._fault = error
+            _log.error("%s", error)  # another fault may hide it
+            self._fault = self._fault or error
 
     # --- effects, one handler a kind
 
@@ -322,7 +345,7 @@ class Daemon:
 
     @_do.register
     def _train(self, effect: fx.StartTraining) -> None:
-        if self._keeper.trouble:
+        if self._keeper.behind:
             self._mailbox.post_own(TrainingRefused(effect.round, f"not trained: {self._keeper.trouble}"))
         else:
             self._window.start(effect)

@@ -6,6 +6,7 @@ that a power cut could have left behind them (tests/test_power_cuts.py).
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from contextlib import suppress
@@ -36,9 +37,19 @@ class DamagedError(JournalError):
 class Generations:
     """One named value in two files, of which a crash can only ever hurt the one being written."""
 
-    def __init__(self, folder: Path, name: str, max_bytes: int) -> None:
-        self._folder, self._name, self._max_bytes = folder, name, max_bytes
+    def __init__(self, folder: Path, name: str, max_bytes: int, *, dispensable: bool = False) -> None:
+        """Take the place; of a `dispensable` value an older one may stand in for what the disk cannot read."""
+        self._folder, self._name, self._max_bytes, self._dispensable = folder, name, max_bytes, dispensable
         self._generation: int | None = None
+
+    @property
+    def _temporary(self) -> Path:
+        return self._folder / f"{self._name}.tmp"
+
+    def clear(self) -> None:
+        """Remove what a write left that did not end: on a full disk nothing else could ever be written beside it."""
+        with suppress(OSError):
+            os.unlink(self._temporary)
 
     def _path(self, generation: int) -> Path:
         return self._folder / f"{self._name}.{generation % 2}"
@@ -54,13 +65,12 @@ class Generations:
         generation = (self._generation or 0) + 1
         digest = _digest(self._name, generation, body)
         head = f"{_MAGIC} {FORMAT} {self._name} {generation} {len(body)} {digest}\n".encode()
-        temporary = self._folder / f"{self._name}.tmp"
+        temporary = self._temporary
         try:
             _write_synced(temporary, head, body)
             os.replace(temporary, self._path(generation))
         except OSError:
-            with suppress(OSError):
-                os.unlink(temporary)  # on a full disk, it takes the room that a smaller file may find
+            self.clear()
             raise
         fsync_folder(self._folder)
         self._generation = generation
@@ -69,7 +79,7 @@ class Generations:
     def read(self) -> Found | None:
         """Return the newest whole generation, or None where nothing was ever written.
 
-        JournalError: both are damaged, or one was written in a newer format.
+        JournalError: both are damaged, or one cannot be read or was written in a newer format.
         """
         self._generation = 0
         paths = [path for path in (self._path(0), self._path(1)) if path.exists()]
@@ -93,7 +103,11 @@ class Generations:
                     f"{path}: written by a newer release (format {head[1]}); update this one, or move it away"
                 )
             name, generation, digest = head[2], int(head[3]), head[5]
-        except (ValueError, IndexError, OSError):
+        except OSError as error:
+            if self._dispensable:
+                return None
+            raise JournalError(f"{path}: cannot be read: {error.strerror}; mend the disk, or its rights") from None
+        except (ValueError, IndexError):
             return None
         whole = head[:2] == [_MAGIC, str(FORMAT)] and (name, length) == (self._name, len(body))
         return (generation, body) if whole and digest == _digest(name, generation, body) else None
@@ -173,11 +187,19 @@ def _write_synced(path: Path, *parts: bytes) -> None:
     """Write a new file and force it to the disk."""
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, _FILE_MODE)
     try:
+        _check_room(handle, sum(map(len, parts)))
         for part in parts:
             _write_all(handle, part)
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _check_room(handle: int, wanted: int) -> None:
+    """Raise OSError where a file cannot fit: to find that out by writing it, again and again, would wear a card out."""
+    disk = os.fstatvfs(handle)
+    if disk.f_blocks and wanted > disk.f_bavail * disk.f_frsize:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _write_all(handle: int, content: bytes) -> None:

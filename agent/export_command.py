@@ -41,6 +41,8 @@ def export(
     meaning = _meaning(config, class_names)
     if not meaning.classes:
         yield "note: nothing names the classes (data.class_names, --class-names): their numbers stand in for names"
+    if config.data.source == "folder" and not (class_names or config.data.class_names):
+        yield f"note: classes are named after today's folders in {config.data.path}: were they the same in training?"
     learnt = _learnt(config, saved, meaning)
     path = out or Path(f"{config.node.fleet}-{config.run.id}-r{saved.round}.{FORMATS[format_].suffix}")
     _check_target(path, force)
@@ -90,6 +92,9 @@ def _meaning(config: AgentConfig, class_names: tuple[str, ...]) -> Stored:
     request = Request(data.path, "train", model.input_shape, data.layout, class_names or data.class_names)
     meaning = STORED[data.source](request)
     names = meaning.classes
+    strange = [name for name in names if not name.strip() or names.count(name) > 1]
+    if strange:
+        raise ConfigError(f"names of classes must not be empty, or there twice: {', '.join(map(repr, strange))}")
     if names and len(names) != model.classes:
         raise ConfigError(
             f"{len(names)} names for the {model.classes} classes of the model ({', '.join(names)}): name all classes "
@@ -116,7 +121,7 @@ def _learnt(config: AgentConfig, saved: SavedModel, meaning: Stored) -> Learnt:
 def _check_target(path: Path, force: bool) -> None:
     """Raise ConfigError where the file must not be written: found out before the work, not behind it."""
     try:
-        folder, there = path.is_dir(), path.exists()
+        folder, there = path.is_dir(), os.path.lexists(path)
     except OSError as error:
         raise AgentError(f"--out {path}: cannot be written: {error.strerror}") from None
     if folder:

@@ -8,13 +8,14 @@ taken and a warning says so. docs/journal.md states the bytes written in a round
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import logging
 import os
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import IO, TypeVar
 
 import msgspec
 import numpy as np
@@ -64,7 +65,7 @@ class Journal:
         self.folder = folder
         try:
             make_folder(folder)
-            self._lock = (folder / "lock").open("a")
+            self._lock = _open_lock(folder / "lock")
         except OSError as error:
             raise JournalError(
                 f"{folder}: cannot be opened for writing: {error.strerror}; check node.state_dir"
@@ -77,7 +78,9 @@ class Journal:
                 f"{folder}: in use by another agent; give each agent a node.state_dir of its own"
             ) from None
         self._state = Generations(folder, "state", _STATE_BYTES)
-        self._model = Generations(folder, "model", _MODEL_BYTES)
+        self._model = Generations(folder, "model", _MODEL_BYTES, dispensable=True)
+        self._state.clear()
+        self._model.clear()
         self._records = Lines(folder / "rounds.jsonl", lines_bytes)
         self._evaluations = Lines(folder / "evaluations.jsonl", lines_bytes)
         self.bytes_written = 0
@@ -137,6 +140,16 @@ class Journal:
         self._lock.close()
 
 
+def _open_lock(path: Path) -> IO[str]:
+    """Open the lock; on a disk that is read-only now, as a failing card gets, one that is there will do."""
+    try:
+        return path.open("a")
+    except OSError as error:
+        if error.errno != errno.EROFS:
+            raise
+        return path.open()
+
+
 def _unpack_model(body: bytes) -> tuple[str, int, Params]:
     run, round_ = body[:_RUN_BYTES].hex(), int.from_bytes(body[_RUN_BYTES : _RUN_BYTES + 8], "little")
     return run, round_, np.frombuffer(body, dtype="<f4", offset=_RUN_BYTES + 8).astype(np.float32, copy=False)
@@ -163,7 +176,7 @@ def read_model(folder: Path) -> SavedModel | None:
     while True:
         before = _model_files(folder)
         try:
-            found = Generations(folder, "model", _MODEL_BYTES).read()
+            found = Generations(folder, "model", _MODEL_BYTES, dispensable=True).read()
         except DamagedError:
             if before == _model_files(folder):
                 raise

@@ -22,9 +22,9 @@ MAX_WAITING_LINES = 1_000
 class Keeper:
     """A journal on a disk that may be full, read-only or broken for a while.
 
-    Of states and models the newest waits. While anything waits, `trouble` says why, and nothing may be spent: what is
-    not on disk is not known after a power cut. The ledger on disk is never behind what was spent, as its newest
-    reservation stays charged until a later state replaces it.
+    Of states and models the newest waits. While one waits, nothing may be spent: what is not on disk is not known after
+    a power cut. The ledger on disk is never behind what was spent, as its newest reservation stays charged until a
+    later state replaces it. The model goes first, as the state that follows it says that it is there.
     """
 
     def __init__(self, journal: Journal, run: str, clock: Callable[[], float]) -> None:
@@ -36,12 +36,19 @@ class Keeper:
         self._dropped = 0
         self._retry_s, self._retry_at = RETRY_S, 0.0
         self.trouble = ""
-        """Why the disk takes nothing; empty while it takes all."""
+        """What the disk does not take, and why; empty while it takes all."""
+
+    @property
+    def behind(self) -> bool:
+        """Whether a state or a model is not on the disk yet."""
+        return self._state is not None or self._model is not None
 
     def save_state(self, snapshot: Snapshot) -> None:
         """Make the state durable, or let it wait."""
+        self.retry()  # what waits goes first: where the newest is damaged later, the one before must know all else
         self._state = snapshot
-        self.retry()
+        if not self.trouble:
+            self._write()
 
     def save_model(self, round_: int, params: Params) -> None:
         """Make the model after `round_` durable, or let it wait."""
@@ -72,33 +79,39 @@ class Keeper:
         raise JournalError(f"{self.trouble}; lost with this process: {', '.join(waiting)}; the ledger there stays true")
 
     def _write(self) -> None:
+        what = ""
         try:
-            if self._state is not None:
-                self._journal.save_state(self._state)
-                self._state = None
             if self._model is not None:
+                what = "the model"
                 self._journal.save_model(self._run, *self._model)
                 self._model = None
+            if self._state is not None:
+                what = "the state"
+                self._journal.save_state(self._state)
+                self._state = None
             while self._lines:
+                what = "a record"
                 self._journal.append(self._lines[0])
                 self._lines.popleft()
         except OSError as error:
-            self._fail(error)
+            self._fail(what, error)
         else:
             self._succeed()
 
-    def _fail(self, error: OSError) -> None:
+    def _fail(self, what: str, error: OSError) -> None:
         self._retry_at = self._clock() + self._retry_s
         self._retry_s = min(LONGEST_RETRY_S, 2 * self._retry_s)
-        trouble = f"{self._journal.folder}: cannot be written: {error.strerror or error}; free some space, or mend it"
-        if trouble != self.trouble:
-            self.trouble = trouble
-            _log.error("%s; until then this node shares and averages, but does not train", trouble)
+        why = error.strerror or error
+        trouble = f"{self._journal.folder}: {what} cannot be written: {why}; free some space, or mend it"
+        if not self.trouble:
+            so = "this node shares and averages, but does not train" if self.behind else "records wait in memory"
+            _log.error("%s; until then %s", trouble, so)
+        self.trouble = trouble
 
     def _succeed(self) -> None:
         if self.trouble:
             _log.warning(
-                "%s: takes writes again, and this node may train; %d records of past rounds are lost",
+                "%s: takes writes again; %d records of past rounds are lost",
                 self._journal.folder,
                 self._dropped,
             )

@@ -92,7 +92,8 @@ def one_line(record: RoundRecord) -> str:
     loss = "-" if record.loss is None else f"{record.loss:.4f}"
     text = (
         f"round={record.round} kind={record.kind.value} train={int(record.decision.train)} "
-        f"p={record.decision.probability:.3f} energy_j={record.energy_uj / 1e6:.3f} loss={loss} "
+        f'p={record.decision.probability:.3f} reason="{record.decision.reason}" '
+        f"energy_j={record.energy_uj / 1e6:.3f} loss={loss} "
         f"peers={record.peers_received}/{record.peers_expected} rejected={record.rejected} "
         f"train_s={record.train_s:.2f} collect_s={record.collect_s:.2f}"
     )

@@ -152,7 +152,9 @@ class Reach:
         presence = item.presence
         if presence.online and presence.run != self._run:
             if presence.node not in self._other_runs and len(self._other_runs) < MAX_NODES:
-                _log.warning("%s takes part in another run: its run section, model or policy differs", presence.node)
+                _log.warning(
+                    "%s takes part in another run: run, model, policy or topology differ here and there", presence.node
+                )
                 self._other_runs.add(presence.node)
             return
         self._membership.presence(presence, now)

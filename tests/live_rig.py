@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import os
 import re
 import select
@@ -37,6 +38,7 @@ class LiveAgent:
         self.files, self._prefix = files, prefix
         self.lines: list[str] = []
         self._grown = threading.Condition()
+        self._silent = False
         self._reader = threading.Thread()
         self.process: subprocess.Popen[str] | None = None
 
@@ -48,6 +50,7 @@ class LiveAgent:
         self.process = subprocess.Popen(
             command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
         )
+        self._silent = False
         self._reader = threading.Thread(target=self._read, args=(self.process.stderr,))
         self._reader.start()
 
@@ -57,20 +60,25 @@ class LiveAgent:
                 self.lines.append(line.rstrip("\n"))
                 self._grown.notify_all()
         with self._grown:
+            self._silent = True
             self._grown.notify_all()
 
     def wait_for(self, pattern: str, start: int = 0) -> int:
         """Wait for a line of the log, from the one numbered `start` on; return the number of the line after it."""
-        found = re.compile(pattern)
+        wanted = re.compile(pattern)
+        for number in itertools.count(start):
+            line = self._line(number)
+            if line is None:
+                break
+            if wanted.search(line):
+                return number + 1
+        raise AssertionError(f"{self.files.node} never said {pattern!r}:\n" + "\n".join(self.lines[-20:]))
 
-        def look() -> int:
-            return next((i + 1 for i, line in enumerate(self.lines[start:], start) if found.search(line)), 0)
-
+    def _line(self, number: int) -> str | None:
+        """Wait for one line of the log; None where it does not come."""
         with self._grown:
-            met = self._grown.wait_for(lambda: look() or not self._reader.is_alive(), TIMEOUT_S)
-            if not met or not look():
-                raise AssertionError(f"{self.files.node} never said {pattern!r}:\n" + "\n".join(self.lines[-20:]))
-            return look()
+            self._grown.wait_for(lambda: number < len(self.lines) or self._silent, TIMEOUT_S)
+            return self.lines[number] if number < len(self.lines) else None
 
     def round(self, number: int) -> None:
         """Wait until it has ended the round `number`, or a later one."""

@@ -57,7 +57,9 @@ class Tape:
 
     def __getattr__(self, name: str) -> Any:
         """Return the system's own constants, and calls that change nothing."""
-        assert name.startswith(("O_", "fstat")), f"os.{name} is not on the tape: note what it does to the disk"
+        assert name.startswith(("O_", "fstat", "strerror")), (
+            f"os.{name} is not on the tape: note what it does to the disk"
+        )
         return getattr(os, name)
 
     def open(self, path: Path, flags: int, mode: int = 0o777) -> int:

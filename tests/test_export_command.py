@@ -127,7 +127,9 @@ def test_normalisation_and_names_come_from_the_data(tmp_path: Path) -> None:
     model, out = ModelSection(input_shape=(1, 8, 8), classes=2), tmp_path / "x.onnx"
     folder = device_config(tmp_path, model=model, data=DataSection(source="folder", path=str(tmp_path / "trees")))
     keep(folder, 0)
-    assert len(lines(folder, "onnx", out)) == 2
+    note, *rest = lines(folder, "onnx", out)
+    assert note.startswith(f"note: classes are named after today's folders in {tmp_path / 'trees'}")
+    assert len(rest) == 2
     assert (metadata(out)["class_names"], json.loads(metadata(out)["normalisation"])["std"]) == ('["ash", "oak"]', 0.5)
     floats = device_config(tmp_path, model=model, data=DataSection(source="npz", path=str(tmp_path / "floats.npz")))
     assert lines(floats, "onnx", out, force=True)[0].startswith("note: nothing names the classes")

@@ -54,6 +54,8 @@ class Life:
         ledger = found.snapshot.ledger if found.snapshot else Ledger(LIMIT_UJ)
         config = MachineConfig(NODE, RUN, Cost(COST_UJ, COST_UJ), save_model_every=2)
         self.machine = RoundMachine(config, params, ledger, found.snapshot)
+        if ledger.reservation is not None:
+            self.journal.save_state(self.machine.snapshot())  # as the daemon does
 
     def steps(self) -> Iterator[None]:
         """Go on to the end of the run; yields behind each effect."""

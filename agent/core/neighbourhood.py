@@ -84,6 +84,13 @@ class Neighbourhood:
         """Say whether another node that can be reached is ready for this very roster."""
         return roster.digest().hex() in self.live.values()
 
+    def nobody_can_tell(self) -> bool:
+        """Say whether all neighbours are here, but too many of them look for the run themselves to make a majority."""
+        watched = self.epochs.watched
+        if not watched or not watched <= self.live.keys():
+            return False
+        return sum(self.live[node] != LOOKING for node in watched) < len(watched) // 2 + 1
+
     def to_mix(self, round_: int) -> dict[NodeId, ModelUpdate]:
         """Return the models of `round_` whose senders computed their graph from the roster in force."""
         epoch = self.epochs.roster.epoch if self.epochs.roster else -1

@@ -205,8 +205,10 @@ class RoundMachine:
             self._begin(0)
 
     def _resume(self, majority: int | None) -> None:
-        """After a restart, go on in the round that the neighbours are in, once that is known."""
+        """After a restart, go on where the neighbours are; in the own round where they have restarted, too."""
         if majority is None or majority < self.round:
+            if self.around.nobody_can_tell():
+                self._leave_round(self.round)
             return
         if self.round == 0 < majority:  # it never mixed: its model is the one that everybody began with
             self._record(())
@@ -456,7 +458,8 @@ class RoundMachine:
             self._stop()
 
     def _stop(self) -> None:
-        self._do(fx.SaveModel(self.round, self.params))
+        if not self._fresh:  # first weights are no model to keep: they would push an earlier run's out
+            self._do(fx.SaveModel(self.round, self.params))
         self._finish(self._stopping)
 
     def _finish(self, reason: str) -> None:

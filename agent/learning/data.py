@@ -105,14 +105,14 @@ def check(dataset: Dataset, model: ModelShape) -> None:
             f"{dataset.origin}: {len(dataset)} labels for samples of shape {list(dataset.x.shape)}, but the model "
             f"takes [n, {', '.join(map(str, model.input_shape))}]; correct model.input_shape, or the data"
         )
+    if dataset.classes and len(dataset.classes) != model.classes:
+        raise DataError(
+            f"{dataset.origin} names {len(dataset.classes)} classes, but the model has {model.classes}; correct "
+            "model.classes, or set data.class_names to all classes of the fleet, the same list on every node"
+        )
     low, high = int(dataset.y.min()), int(dataset.y.max())
     if low < 0 or high >= model.classes:
         raise DataError(
             f"{dataset.origin}: labels go from {low} to {high}, but the model has {model.classes} classes, 0 to "
             f"{model.classes - 1}; correct model.classes, or the labels"
-        )
-    if dataset.classes and len(dataset.classes) != model.classes:
-        raise DataError(
-            f"{dataset.origin} names {len(dataset.classes)} classes, but the model has {model.classes}; set "
-            "data.class_names to all classes of the fleet, the same list on every node"
         )

@@ -79,8 +79,10 @@ def _idx(request: Request) -> Dataset:
 
 
 def _header(file: Path, dimensions: int) -> Array:
-    """Return zeros of the shape that a header claims."""
-    with sources.open_idx(file, dimensions) as (shape, _):
+    """Return the labels if they are few, else zeros of the shape that a header claims."""
+    with sources.open_idx(file, dimensions) as (shape, stream):
+        if dimensions == 1 and shape[0] <= LABEL_BYTES:
+            return np.frombuffer(stream.read(shape[0]), dtype=np.uint8)
         return np.broadcast_to(np.uint8(0), shape)
 
 

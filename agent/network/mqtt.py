@@ -54,6 +54,7 @@ _log = logging.getLogger(__name__)
 
 GOODBYE_S = 3.0
 """How long `close` waits for the broker to take the offline presence."""
+UNSPECIFIED = 0x80
 UNSUPPORTED_VERSION = 0x84
 SESSION_TAKEN_OVER = 0x8E
 WRONG_WHO = (0x86, 0x87)
@@ -278,7 +279,7 @@ class MqttTransport:
                 self._twins.pace(client)
                 self._subscriptions.end()
                 self._outbox.session_ended()
-                self._out.emit(Disconnected(str(code)))
+                self._out.emit(Disconnected("the connection was closed" if code.value == UNSPECIFIED else str(code)))
             elif not self._answered:
                 self._on_silence(client)
 

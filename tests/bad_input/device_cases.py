@@ -85,7 +85,7 @@ DATA = (
     ),
     Case(
         "more class folders than the model has classes",
-        "skiptrain-agent: DIR/data: labels go from 0 to 9, but the model has 9 classes, 0 to 8; correct model.classes, or the labels",
+        "skiptrain-agent: DIR/data names 10 classes, but the model has 9; correct model.classes, or set data.class_names to all classes of the fleet, the same list on every node",
         65,
         AT_START,
         (FOLDER, ("classes: 10", "classes: 9")),
@@ -93,7 +93,7 @@ DATA = (
     ),
     Case(
         "fewer class folders than the model has classes",
-        "skiptrain-agent: DIR/data names 10 classes, but the model has 11; set data.class_names to all classes of the fleet, the same list on every node",
+        "skiptrain-agent: DIR/data names 10 classes, but the model has 11; correct model.classes, or set data.class_names to all classes of the fleet, the same list on every node",
         65,
         AT_START,
         (FOLDER, ("classes: 10", "classes: 11")),

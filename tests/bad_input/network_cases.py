@@ -64,7 +64,7 @@ NETWORK = (
     ),
     Case(
         "another run section",
-        "b takes part in another run: its run section, model or policy differs",
+        "b takes part in another run: run, model, policy or topology differ here and there",
         GOES_ON,
         "waits for nodes of its own run",
         arrange=arrange.other_run,

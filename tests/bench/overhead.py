@@ -14,10 +14,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from agent.config import AgentConfig, DataSection, JournalSection, PolicySection, TopologySection
-from agent.core.seeding import generator
+from agent.config import AgentConfig, JournalSection, PolicySection, TopologySection
 from agent.learning.link import child_environment
 from sim_harness.brokers import Broker
 from tests.bench.agents import ROOT, BenchAgent, agents, bench_config, broker_folder, unit_environment
@@ -28,8 +25,6 @@ from tests.device_rig import write_config
 WARM_UP = 3
 """Rounds that don't count: torch is imported in the first one."""
 ROUNDS = 20
-SAMPLES = 216
-"""Of one node: without the held-out tenth there are 194, as many as 256 nodes have of CIFAR-10."""
 ROUND_LINE = r"round=(\d+) kind=(\w+) .* loss=(\S+) "
 
 
@@ -65,14 +60,9 @@ def overhead() -> Iterator[Line]:
 
 def training_configs(broker: Broker, folder: Path, roster: tuple[str, ...], policy: PolicySection) -> list[AgentConfig]:
     """Return agents that train GN-LeNet on noise of CIFAR-10's shape, each linked to all others."""
-    data = folder / "noise.npz"
-    draws = generator(0, "bench", "noise")
-    x = draws.integers(0, 256, (SAMPLES, 3, 32, 32), dtype=np.uint8)
-    np.savez(data, x=x, y=np.arange(SAMPLES) % 10)
     sections = {
         "policy": policy,
         "topology": TopologySection(kind="regular", degree=len(roster) - 1),
-        "data": DataSection(source="npz", path=str(data), layout="nchw"),
         "journal": JournalSection(),
     }
     return [bench_config(folder, me, roster, broker, **sections) for me in roster]

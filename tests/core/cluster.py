@@ -105,11 +105,12 @@ class Cut:
 
 @dataclass(frozen=True)
 class Full:
-    """A disk that takes nothing for a while."""
+    """A disk that takes nothing for a while, or just no model."""
 
     node: NodeId
     from_s: float
     to_s: float
+    model_only: bool = False
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,8 @@ class Faults:
 class Disk:
     """The fake journal: what a power cut leaves; OSError while it is full."""
 
-    full: Callable[[], bool]
+    full: Callable[[bool], bool]
+    """Whether a model, or anything else, finds no room."""
     folder: str = "disk"
     snapshot: Snapshot | None = None
     model: tuple[int, Params] | None = None
@@ -150,7 +152,7 @@ class Disk:
 
     def save_model(self, _run: str, round_: int, params: Params) -> None:
         """Keep the model."""
-        self._take()
+        self._take(model=True)
         self.model = (round_, params.copy())
 
     def append(self, record: Any) -> None:
@@ -158,8 +160,8 @@ class Disk:
         self._take()
         self.records.append(record)
 
-    def _take(self) -> None:
-        if self.full():
+    def _take(self, *, model: bool = False) -> None:
+        if self.full(model):
             raise OSError("full")
 
     def last_records(self) -> dict[int, RoundRecord]:
@@ -346,7 +348,7 @@ class Cluster:
                 node.watching, node.ready = peers, ready
                 self.presence_changed()
             case fx.StartTraining():
-                if node.keeper.trouble:
+                if node.keeper.behind:
                     self.at(self.now, partial(self._refuse, node, node.life, effect.round))
                 else:
                     self._start_training(node, effect)
@@ -386,7 +388,7 @@ class Cluster:
     def _end(self, node: Node, reason: str) -> None:
         """Finish once the disk has taken everything."""
         assert node.keeper is not None
-        if node.keeper.trouble and self.is_full(node.id):
+        if node.keeper.trouble and self.is_full(node.id, True):
             self.at(
                 max(full.to_s for full in self.faults.full if full.node == node.id), partial(self._end, node, reason)
             )
@@ -402,7 +404,7 @@ class Cluster:
         training = node.training
         if training is None:
             assert node.keeper is not None
-            assert node.keeper.trouble, f"{node.id}: a training that does not exist was asked to end"
+            assert node.keeper.behind, f"{node.id}: a training that does not exist was asked to end"
             return
         if at_once:
             self.at(self.now, lambda: self._answer(node, training, "killed"))
@@ -482,9 +484,10 @@ class Cluster:
         """Say whether a node is cut off now."""
         return any(cut.node == node and cut.from_s <= self.now < cut.to_s for cut in self.faults.cuts)
 
-    def is_full(self, node: NodeId) -> bool:
-        """Say whether a node's disk takes nothing now."""
-        return any(full.node == node and full.from_s <= self.now < full.to_s for full in self.faults.full)
+    def is_full(self, node: NodeId, model: bool) -> bool:
+        """Say whether a node's disk has no room now, for a model or for anything else."""
+        now = [full for full in self.faults.full if full.node == node and full.from_s <= self.now < full.to_s]
+        return any(model or not full.model_only for full in now)
 
     def presence_changed(self) -> None:
         """Tell everybody a little later who is there by then."""
@@ -530,7 +533,7 @@ class Cluster:
             late_s = 0.0 if machine.phase is Phase.COLLECTING else self.faults.timer_late_s
             assert machine.deadline + late_s >= self.now, f"{node.id} waits {machine.phase.value} for what is past"
         elif machine.phase is Phase.TRAINING:
-            assert node.training is not None or (node.keeper and node.keeper.trouble)
+            assert node.training is not None or (node.keeper and node.keeper.behind)
             assert machine.deadline is not None or machine._state.stop_asked
         else:
             assert machine.deadline is None

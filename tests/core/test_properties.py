@@ -60,7 +60,10 @@ def _faults(draw: st.DrawFn, roster: tuple[NodeId, ...], base: Faults) -> Faults
     by_effect = st.builds(Crash, node, down, after_effects=st.integers(1, 40))
     some_rounds = st.frozensets(st.tuples(node, st.integers(0, ROUNDS - 1)), max_size=3)
     cut = st.builds(lambda who, start, lasts: Cut(who, start, start + lasts), node, moment, st.floats(1.0, 60.0))
-    full = st.builds(lambda who, start, lasts: Full(who, start, start + lasts), node, moment, st.floats(1.0, 200.0))
+    full = st.builds(
+        lambda who, start, lasts, model: Full(who, start, start + lasts, model),
+        *(node, moment, st.floats(1.0, 200.0), st.booleans()),
+    )
     return Faults(
         seed=base.seed,
         delay_s=draw(st.sampled_from([(0.01, 0.05), (0.0, 0.0), (0.0, 12.0)])),
@@ -419,3 +422,17 @@ def test_nobody_waits_out_a_deadline_for_a_node_that_restarts() -> None:
         assert sorted(records) == list(range(6))
         assert [records[round_].peers_received for round_ in (2, 3, 4, 5)] == [2] * 4
         assert max(record.train_s + record.collect_s for record in records.values()) < DEADLINE_S / 2
+
+
+@pytest.mark.parametrize("down", [(0, 1, 2), (1, 2)])
+def test_nodes_that_restart_together_do_not_wait_for_each_other(down: tuple[int, ...]) -> None:
+    """Where too few neighbours can tell the round, and all are here, each goes on in its own, without a deadline."""
+    nodes = names(3)
+    run = make_run(nodes, rounds=8, policy="skiptrain")
+    crashes = tuple(Crash(nodes[i], 3.0, at_s=6.0) for i in down)
+    cluster = Cluster(run, nodes, Faults(crashes=crashes)).run(200.0)
+    for node in cluster.nodes.values():
+        assert node.finished == "all rounds are done"
+        records = node.disk.last_records()
+        assert records[7].peers_received == 2
+    assert cluster.now < 6.0 + 3.0 + DEADLINE_S

@@ -72,7 +72,10 @@ def test_bytes_become_minus_one_to_one():
         (dataset([0, 1], shape=(2, 2, 1)), r"shape \[2, 2, 2, 1\], but the model takes \[n, 1, 2, 2\]"),
         (dataset([0, 2]), "labels go from 0 to 2, but the model has 2 classes"),
         (dataset([-1, 0]), "labels go from -1 to 0"),
-        (dataset([0, 1], classes=("a", "b", "c")), "names 3 classes, but the model has 2; set data.class_names"),
+        (
+            dataset([0, 1], classes=("a", "b", "c")),
+            "names 3 classes, but the model has 2; correct model.classes, or set",
+        ),
     ],
 )
 def test_check_names_file_and_fix(data, words):
