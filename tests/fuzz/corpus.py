@@ -47,6 +47,7 @@ def seeds() -> dict[str, dict[str, bytes]]:
             "not-utf-8": b"skiptrain/v1/fleet/\xff/status",
         },
         "txt": {
+            "other-fleet": b"fleut-a\n" + _record(fleet="fleut", id="a", proto="1"),
             "peer": b"fleet-b\n" + good,
             "other-id": b"fleet-c\n" + good,
             "ourselves": b"fleet-a\n" + _record(fleet=FLEET, id="a", proto="1"),

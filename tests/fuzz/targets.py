@@ -11,7 +11,7 @@ from zeroconf.asyncio import AsyncServiceInfo
 
 from agent.core.types import NODE_ID, NodeId, params_digest
 from agent.core.wire import HEADER_BYTES
-from agent.network.mdns import NODE_TYPE, Mdns, PeerFound
+from agent.network.mdns import NODE_TYPE, Mdns, OtherFleet, PeerFound
 from agent.network.topics import Topics
 from agent.network.transport import decode_presence, encode_presence
 from tests.core.wire_bytes import AT, sealed
@@ -88,10 +88,13 @@ def txt(data: bytes) -> None:
     info = AsyncServiceInfo(NODE_TYPE, f"x.{NODE_TYPE}", port=9, properties=record, addresses=[b"\x7f\0\0\1"])
     mdns._found(name, info)
     for item in posted:
-        assert isinstance(item, PeerFound)
+        assert isinstance(item, PeerFound | OtherFleet)
         assert NODE_ID.fullmatch(item.node)
-        assert item.node != ME
-        assert name == f"{FLEET}-{item.node}.{NODE_TYPE}"
+        fleet = item.fleet if isinstance(item, OtherFleet) else FLEET
+        assert NODE_ID.fullmatch(fleet)
+        assert (item.node, fleet) != (ME, FLEET)
+        assert (fleet == FLEET) is isinstance(item, PeerFound)
+        assert name == f"{fleet}-{item.node}.{NODE_TYPE}"
     mdns._lost(name)
     assert not mdns._nodes
 
