@@ -36,13 +36,13 @@ class WatchNeighbours:
 class StartTraining:
     """Train from `params`; answer once, with TrainingFinished or TrainingFailed of the same round.
 
-    End between two local steps when the window's cost reaches `upper_uj`.
+    End between two local steps before the window's cost exceeds `upper_uj`; None: no budget bounds it.
     """
 
     round: int
     params: Params = field(compare=False)
     seed: int
-    upper_uj: int
+    upper_uj: int | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from agent.core.types import ModelUpdate, NodeId, Params, Quality, Roster
+from agent.core.types import ModelUpdate, NodeId, Params, Quality, Roster, WindowDetail
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,7 @@ class TrainingFinished:
     loss: float
     energy_uj: int
     quality: Quality
+    window: WindowDetail | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,26 @@ class TrainingFailed:
     reason: str
     energy_uj: int
     quality: Quality
+    window: WindowDetail | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetRenewed:
+    """A budget period has begun, or it is known better when the present one ends; microjoules and seconds."""
+
+    period: str
+    limit_uj: int | None
+    limit_rounds: int | None = None
+    renews_in_s: float | None = None
+    """When the next period begins; None: it is not known, or never."""
+
+
+@dataclass(frozen=True, slots=True)
+class EnergyFlowed:
+    """Energy came or went outside of training windows: recharged, and spent where the run charges that, too."""
+
+    credit_uj: int = 0
+    background_uj: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +113,8 @@ Event: TypeAlias = (
     | RosterChanged
     | TrainingFinished
     | TrainingFailed
+    | BudgetRenewed
+    | EnergyFlowed
     | UpdateReceived
     | RoundAnnounced
     | UpdateRejected

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from agent.core.budget import Cost, Ledger
 from agent.core.seeding import uniform
-from agent.core.types import Decision, NodeId, RoundKind, Schedule
+from agent.core.types import Account, Decision, NodeId, RoundKind, RunDescriptor, Schedule
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,13 +18,16 @@ class Slot:
     """What a policy may know when a training round comes."""
 
     slots_total: int
-    """T_train: training rounds of the run from this node's first round on."""
+    """T_train: training rounds of the run from this node's first round on, or of the budget period where it ends first.
+    """
     slots_left: int
-    """Training rounds that are left, this one included."""
+    """Training rounds that are left of them, this one included."""
     affordable_at_start: int | None
-    """τ: training rounds that the budget paid for when this node began; None without a budget."""
+    """τ: training rounds that the budget paid for when this node began; None without a budget, or not known yet."""
     left_uj: int | None
-    expected_uj: int
+    expected_uj: int | None
+    """None: nobody knows yet what a round costs; the first one tells."""
+    left_rounds: int | None = None
 
 
 class Policy(Protocol):
@@ -77,9 +80,10 @@ class Replanned:
 
     def probability(self, slot: Slot) -> float:
         """Return the share of the slots left that the joules left can pay for."""
-        if slot.left_uj is None:
-            return 1.0
-        return min(1.0, slot.left_uj / (slot.expected_uj * max(1, slot.slots_left)))
+        share, slots = 1.0, max(1, slot.slots_left)
+        if slot.left_uj is not None and slot.expected_uj is not None:
+            share = min(share, slot.left_uj / (slot.expected_uj * slots))
+        return share if slot.left_rounds is None else min(share, slot.left_rounds / slots)
 
 
 POLICIES: dict[str, Policy] = {
@@ -107,6 +111,25 @@ def decide(policy: Policy, kind: RoundKind, slot: Slot, draw: float, *, affordab
     return Decision(train, probability, draw, "drawn to train" if train else "drawn to skip")
 
 
+def taken_again(account: Account, run: RunDescriptor, node: NodeId, round_: int) -> Decision:
+    """Return the decision of `round_` that follows from `account`, on whatever machine, however often it is asked."""
+    rule, cost = POLICIES[run.policy], None
+    if account.expected_uj is not None and account.upper_uj is not None:
+        cost = Cost(account.expected_uj, account.upper_uj)
+    who = Participant(
+        rule,
+        effective_schedule(rule, run.schedule),
+        run.seed,
+        node,
+        cost,
+        account.first_round,
+        account.affordable_at_start,
+        account.until_round,
+        account.relay,
+    )
+    return who.decide(round_, account.ledger)
+
+
 @dataclass(frozen=True, slots=True)
 class Participant:
     """One node in one run, as far as deciding goes; the machine and the planner both ask it."""
@@ -116,17 +139,32 @@ class Participant:
     """The effective one."""
     seed: int
     node: NodeId
-    cost: Cost
+    cost: Cost | None
+    """None: not known yet."""
     first_round: int
+    """The first round that the budget is planned for."""
     affordable_at_start: int | None
+    until_round: int | None = None
+    """The round in which the budget will be renewed; None: not before the run ends."""
+    relay: bool = False
+    """Whether this node never trains, whatever the policy."""
 
-    def slot(self, round_: int, left_uj: int | None) -> Slot:
+    def slot(self, round_: int, left_uj: int | None, left_rounds: int | None = None) -> Slot:
         """Return what the policy may know in `round_` with `left_uj` in the budget."""
+        expected_uj = None if self.cost is None else self.cost.expected_uj
+        total, left = self._slots(self.first_round), self._slots(round_)
+        return Slot(total, left, self.affordable_at_start, left_uj, expected_uj, left_rounds)
+
+    def _slots(self, start: int) -> int:
+        """Return the training rounds from `start` on that this budget must last for."""
         slots = self.schedule.training_slots
-        return Slot(slots(self.first_round), slots(round_), self.affordable_at_start, left_uj, self.cost.expected_uj)
+        return slots(start) - (0 if self.until_round is None else slots(max(start, self.until_round)))
 
     def decide(self, round_: int, ledger: Ledger) -> Decision:
         """Return the decision for `round_`; the same on every machine, however often it is asked."""
-        draw = uniform(self.seed, self.node, round_, "participation")
-        slot, affordable = self.slot(round_, ledger.left_uj), ledger.affords(self.cost.upper_uj)
-        return decide(self.policy, self.schedule.kind(round_), slot, draw, affordable=affordable)
+        draw, kind = uniform(self.seed, self.node, round_, "participation"), self.schedule.kind(round_)
+        if self.relay and kind is RoundKind.TRAINING:
+            return Decision(False, 0.0, draw, "relay")
+        slot = self.slot(round_, ledger.left_uj, ledger.left_rounds)
+        affordable = ledger.affords(1 if self.cost is None else self.cost.expected_uj)
+        return decide(self.policy, kind, slot, draw, affordable=affordable)

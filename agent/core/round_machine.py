@@ -25,37 +25,55 @@ What a driver owes the machine
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from agent.core import effects as fx
 from agent.core import events as ev
-from agent.core.budget import Ledger, Reservation
+from agent.core.budget import Ledger
+from agent.core.costs import CostHistory
 from agent.core.mixing import adopt, mix, mixing_weights
 from agent.core.neighbourhood import LAG_ROUNDS, Neighbourhood
-from agent.core.participation import POLICIES, Participant, effective_schedule
+from agent.core.purse import Purse
 from agent.core.round_state import MachineConfig, Phase, RoundState, restored_round
 from agent.core.seeding import seed64
 from agent.core.transitions import TRANSITIONS, Do
-from agent.core.types import LOOKING, Decision, ModelUpdate, NodeId, Params, Quality, Roster, Snapshot, params_digest
+from agent.core.types import (
+    LOOKING,
+    Decision,
+    ModelUpdate,
+    NodeId,
+    Params,
+    Roster,
+    Snapshot,
+    params_digest,
+)
 from agent.errors import ContractViolation
 
 
 class RoundMachine:
     """One node; the module's docstring has its rules and what a driver owes it."""
 
-    def __init__(self, config: MachineConfig, params: Params, ledger: Ledger, snapshot: Snapshot | None = None) -> None:
+    def __init__(
+        self,
+        config: MachineConfig,
+        params: Params,
+        ledger: Ledger,
+        snapshot: Snapshot | None = None,
+        costs: CostHistory | None = None,
+    ) -> None:
         """Take the model to start from, the device's ledger, and what the journal kept of this same run, if anything.
 
-        A reservation that the ledger still holds was left by a crash: it stays charged.
+        A reservation that the ledger still holds was left by a crash: it stays charged. `costs` are the device's, of
+        whatever run; those of another workload are left behind.
         """
         self.config = config
         self.params = params
         self.phase = Phase.IDLE
         self.deadline: float | None = None
-        self.ledger = ledger.forfeit()
+        self.purse = Purse(config, ledger, snapshot, costs or CostHistory())
         self.trained = snapshot.trained if snapshot else 0
         self.run_hex = config.run.digest().hex()
-        self._policy = POLICIES[config.run.policy]
-        self.schedule = effective_schedule(self._policy, config.run.schedule)
+        self.schedule = self.purse.schedule
         self._state = restored_round(ledger, snapshot)
         self.around = Neighbourhood(config)
         self._epochs = self.around.epochs
@@ -68,7 +86,6 @@ class RoundMachine:
         self._told = ""
         self._over = bool(snapshot and snapshot.finished)
         self._first_round = snapshot.first_round if snapshot else 0
-        self._affordable = snapshot.affordable_at_start if snapshot else None
 
     def handle(self, event: ev.Event, now: float) -> tuple[fx.Effect, ...]:
         """Take one event at time `now` (seconds, never going back); return what the driver must do, in order."""
@@ -89,6 +106,11 @@ class RoundMachine:
     def round(self) -> int:
         """Number of the round under way, or of the one to come."""
         return self._state.number
+
+    @property
+    def ledger(self) -> Ledger:
+        """The device's account of its budget."""
+        return self.purse.ledger
 
     @property
     def decision(self) -> Decision | None:
@@ -121,11 +143,14 @@ class RoundMachine:
             ledger=self.ledger,
             roster=self.roster,
             first_round=self._first_round,
-            affordable_at_start=self._affordable,
+            affordable_at_start=self.purse.affordable,
             trained=self.trained,
             decision=state.decision,
             energy_uj=state.energy_uj,
             energy_quality=state.quality,
+            account=state.account,
+            costs=self.purse.costs,
+            plan_from=self.purse.plan_from,
         )
 
     # --- waiting for the run to begin, or to be found
@@ -281,23 +306,28 @@ class RoundMachine:
         self._enter(round_)
         if self._over:
             return
-        cost, run = self.config.cost, self.config.run
-        if self._affordable is None:
-            self._affordable = self.ledger.affordable(cost)
-        me = Participant(
-            self._policy, self.schedule, run.seed, self.config.node, cost, self._first_round, self._affordable
-        )
-        self._state.decision = me.decide(round_, self.ledger)
-        if not self._state.decision.train:
+        state = self._state
+        state.decision, state.account = self.purse.decide(round_, self._first_round, self.trained, self._now)
+        if not state.decision.train:
             self._do(fx.SaveState(self.snapshot()))
             self._share()
             return
-        reservation = Reservation(self.run_hex, round_, cost.upper_uj)
-        self.ledger = self.ledger.reserve(reservation, enforced=self._policy.obeys_budget)
+        guard_uj = self.purse.reserve(self.run_hex, round_)
         self.phase = Phase.TRAINING
-        seed = seed64(run.seed, self.config.node, round_, "training")
+        seed = seed64(self.config.run.seed, self.config.node, round_, "training")
         self._do(fx.SaveState(self.snapshot()))
-        self._do(fx.StartTraining(round_, self.params, seed, cost.upper_uj))
+        self._do(fx.StartTraining(round_, self.params, seed, guard_uj))
+
+    def _on_budget(self, event: ev.BudgetRenewed) -> None:
+        next_round = self.round + (self._state.decision is not None)
+        if self.purse.renew(event, next_round, self._now):
+            self._notify(f"a new budget period has begun: {event.period}")
+            self._do(fx.SaveState(self.snapshot()))
+
+    def _on_energy(self, event: ev.EnergyFlowed) -> None:
+        self.purse.flow(event)
+        if event.background_uj:  # what was credited may be forgotten
+            self._do(fx.SaveState(self.snapshot()))
 
     def _enter(self, round_: int) -> None:
         """Move to the beginning of `round_`, or to the end of the run."""
@@ -317,6 +347,7 @@ class RoundMachine:
         if self.round != round_ or self._state.decision is None:
             self._state = RoundState(round_)
         self._state.started_s = self._now
+        self.purse.keep_pace(round_, self._now)
         self.deadline = self._now + self.config.run.round_deadline_s
         self.around.inbox.keep_window(round_)
         if self._epochs.advance(round_) or self._ready() != self._told:
@@ -335,22 +366,21 @@ class RoundMachine:
         self._share()
 
     def _on_trained(self, event: ev.TrainingFinished) -> None:
-        self._settle(event.round, event.energy_uj, event.quality)
+        self._settle(event)
         self.params, self._state.loss = event.params, event.loss
         self.trained += 1
         self._after_training()
 
     def _on_training_failed(self, event: ev.TrainingFailed) -> None:
-        self._settle(event.round, event.energy_uj, event.quality)
+        self._settle(event)
         self._state.error = event.reason
         self._after_training()
 
-    def _settle(self, round_: int, energy_uj: int, quality: Quality) -> None:
-        if round_ != self.round:
-            raise ContractViolation(f"an answer for round {round_} came while round {self.round} was training")
-        unopened = quality is Quality.NONE and energy_uj == 0
-        self.ledger = self.ledger.release() if unopened else self.ledger.settle(energy_uj)
-        self._state.charge(energy_uj, quality)
+    def _settle(self, event: ev.TrainingFinished | ev.TrainingFailed) -> None:
+        if event.round != self.round:
+            raise ContractViolation(f"an answer for round {event.round} came while round {self.round} was training")
+        self.purse.settle(event)
+        self._state.charge(event.energy_uj, event.quality, event.window)
 
     def _after_training(self) -> None:
         self._do(fx.SaveState(self.snapshot()))
@@ -444,7 +474,7 @@ class RoundMachine:
         kind, rejected = self.schedule.kind(self.round), self.around.inbox.take_rejected()
         me, expected = self.config.node, len(self.peers)
         record = self._state.record(self.run_hex, me, kind, expected, mixed, rejected, self._now)
-        self._do(fx.AppendRecord(record))
+        self._do(fx.AppendRecord(replace(record, charged_uj=self.ledger.charged_uj)))
 
     # --- the end of the run
 
@@ -493,6 +523,8 @@ _HANDLERS: dict[Do, Callable[..., None]] = {
     Do.TAKE_TRAINED: RoundMachine._on_trained,
     Do.TAKE_FAILURE: RoundMachine._on_training_failed,
     Do.END_TRAINING: RoundMachine._on_training_deadline,
+    Do.TAKE_BUDGET: RoundMachine._on_budget,
+    Do.TAKE_ENERGY: RoundMachine._on_energy,
     Do.TAKE_UPDATE: RoundMachine._on_update,
     Do.TAKE_ROUND: RoundMachine._on_announced,
     Do.COUNT_REFUSAL: RoundMachine._on_rejected,

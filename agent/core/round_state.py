@@ -6,7 +6,17 @@ from dataclasses import dataclass
 from enum import Enum
 
 from agent.core.budget import Cost, Ledger
-from agent.core.types import Decision, NodeId, Quality, RoundKind, RoundRecord, RunDescriptor, Snapshot
+from agent.core.types import (
+    Account,
+    Decision,
+    NodeId,
+    Quality,
+    RoundKind,
+    RoundRecord,
+    RunDescriptor,
+    Snapshot,
+    WindowDetail,
+)
 
 
 class Phase(str, Enum):
@@ -26,7 +36,14 @@ class MachineConfig:
 
     node: NodeId
     run: RunDescriptor
-    cost: Cost
+    cost: Cost | None
+    """What a training round costs as far as is known beforehand; None: nothing."""
+    learns_cost: bool = False
+    """Whether measured rounds tell better; replayed rows are exact."""
+    workload: str = ""
+    """What is trained and measured, in the driver's words: costs of another workload tell nothing."""
+    relay: bool = False
+    """Whether this node shares and averages, and never trains."""
     lookahead_rounds: int = 2
     stop_grace_s: float = 5.0
     """How long a training that was asked to end may take to do so."""
@@ -50,14 +67,16 @@ class RoundState:
     quality: Quality = Quality.NONE
     loss: float | None = None
     error: str = ""
+    account: Account | None = None
+    window: WindowDetail | None = None
     published: str = ""
     published_s: float | None = None
     stop_asked: bool = False
 
-    def charge(self, energy_uj: int, quality: Quality) -> None:
+    def charge(self, energy_uj: int, quality: Quality, window: WindowDetail | None = None) -> None:
         """Add what a training window cost."""
         self.energy_uj += energy_uj
-        self.quality = quality
+        self.quality, self.window = quality, window
 
     def record(  # noqa: PLR0917
         self,
@@ -89,6 +108,8 @@ class RoundState:
             train_s=published_s - started_s,
             collect_s=now - published_s,
             error=self.error or ("" if mixed else "left unfinished"),
+            account=self.account,
+            window=self.window,
         )
 
 
@@ -97,6 +118,7 @@ def restored_round(ledger: Ledger, snapshot: Snapshot | None) -> RoundState:
     if snapshot is None or not snapshot.begun:
         return RoundState(0)
     state = RoundState(snapshot.round, None, snapshot.decision, snapshot.energy_uj, snapshot.energy_quality)
+    state.account = snapshot.account
     lost = ledger.reservation
     if lost is not None and (lost.run, lost.round) == (snapshot.run, snapshot.round):
         state.charge(lost.upper_uj, Quality.ESTIMATED)

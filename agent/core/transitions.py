@@ -24,6 +24,8 @@ class Do(str, Enum):
     TAKE_UPDATE = "check, keep, mix when all are there"
     TAKE_ROUND = "note the sender's round"
     COUNT_REFUSAL = "count"
+    TAKE_BUDGET = "take up the budget of the period"
+    TAKE_ENERGY = "credit, charge"
     STOP = "stop with the work saved"
     NOTHING = "mix what arrived, if its time has come"
     REFUSE = "refuse: the driver's fault"
@@ -49,6 +51,8 @@ TRANSITIONS: dict[Phase, dict[type[ev.Event], Rule]] = {
         ev.RosterChanged: _REFUSED,
         ev.TrainingFinished: _REFUSED,
         ev.TrainingFailed: _REFUSED,
+        ev.BudgetRenewed: _REFUSED,
+        ev.EnergyFlowed: _REFUSED,
         ev.UpdateReceived: _REFUSED,
         ev.RoundAnnounced: _REFUSED,
         ev.UpdateRejected: _REFUSED,
@@ -61,6 +65,8 @@ TRANSITIONS: dict[Phase, dict[type[ev.Event], Rule]] = {
         ev.RosterChanged: Rule(Do.TAKE_ROSTER),
         ev.TrainingFinished: _REFUSED,
         ev.TrainingFailed: _REFUSED,
+        ev.BudgetRenewed: Rule(Do.TAKE_BUDGET),
+        ev.EnergyFlowed: Rule(Do.TAKE_ENERGY),
         ev.UpdateReceived: Rule(Do.TAKE_UPDATE, _BEGINS),
         ev.RoundAnnounced: Rule(Do.TAKE_ROUND, _BEGINS),
         ev.UpdateRejected: Rule(Do.COUNT_REFUSAL),
@@ -73,6 +79,8 @@ TRANSITIONS: dict[Phase, dict[type[ev.Event], Rule]] = {
         ev.RosterChanged: Rule(Do.TAKE_ROSTER),
         ev.TrainingFinished: _REFUSED,
         ev.TrainingFailed: _REFUSED,
+        ev.BudgetRenewed: Rule(Do.TAKE_BUDGET, _ROUNDS),
+        ev.EnergyFlowed: Rule(Do.TAKE_ENERGY, _ROUNDS),
         ev.UpdateReceived: Rule(Do.TAKE_UPDATE, _ROUNDS),
         ev.RoundAnnounced: Rule(Do.TAKE_ROUND, _ROUNDS),
         ev.UpdateRejected: Rule(Do.COUNT_REFUSAL),
@@ -85,6 +93,8 @@ TRANSITIONS: dict[Phase, dict[type[ev.Event], Rule]] = {
         ev.RosterChanged: Rule(Do.TAKE_ROSTER),
         ev.TrainingFinished: Rule(Do.TAKE_TRAINED, _ROUNDS),
         ev.TrainingFailed: Rule(Do.TAKE_FAILURE, _ROUNDS),
+        ev.BudgetRenewed: Rule(Do.TAKE_BUDGET),
+        ev.EnergyFlowed: Rule(Do.TAKE_ENERGY),
         ev.UpdateReceived: Rule(Do.TAKE_UPDATE),
         ev.RoundAnnounced: Rule(Do.TAKE_ROUND),
         ev.UpdateRejected: Rule(Do.COUNT_REFUSAL),
@@ -97,6 +107,8 @@ TRANSITIONS: dict[Phase, dict[type[ev.Event], Rule]] = {
         ev.RosterChanged: Rule(Do.TAKE_ROSTER, _ROUNDS),
         ev.TrainingFinished: _REFUSED,
         ev.TrainingFailed: _REFUSED,
+        ev.BudgetRenewed: Rule(Do.TAKE_BUDGET, _ROUNDS),
+        ev.EnergyFlowed: Rule(Do.TAKE_ENERGY, _ROUNDS),
         ev.UpdateReceived: Rule(Do.TAKE_UPDATE, _ROUNDS),
         ev.RoundAnnounced: Rule(Do.TAKE_ROUND, _ROUNDS),
         ev.UpdateRejected: Rule(Do.COUNT_REFUSAL, _ROUNDS),
@@ -109,6 +121,8 @@ TRANSITIONS: dict[Phase, dict[type[ev.Event], Rule]] = {
         ev.RosterChanged: _IGNORED,
         ev.TrainingFinished: _REFUSED,
         ev.TrainingFailed: _REFUSED,
+        ev.BudgetRenewed: _IGNORED,
+        ev.EnergyFlowed: _IGNORED,
         ev.UpdateReceived: _IGNORED,
         ev.RoundAnnounced: _IGNORED,
         ev.UpdateRejected: _IGNORED,

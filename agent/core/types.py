@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from agent.core.budget import Ledger
+from agent.core.costs import CostHistory
 
 NodeId = NewType("NodeId", str)
 """Globally unique name of a device, stable over reboots; never a rank."""
@@ -159,6 +160,42 @@ class Decision:
 
 
 @dataclass(frozen=True, slots=True)
+class Account:
+    """What a decision was taken from: the ledger before it, and what a training round was believed to cost.
+
+    `skiptrain-agent energy audit` takes every decision again from these.
+    """
+
+    ledger: Ledger
+    expected_uj: int | None
+    """None: nobody knew yet."""
+    upper_uj: int | None
+    seen: int
+    """How many measured rounds that belief is learnt from."""
+    first_round: int
+    """Of the plan: the node's first round, or the one in which the budget was last renewed."""
+    affordable_at_start: int | None
+    until_round: int | None
+    relay: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class WindowDetail:
+    """What a meter knows of a training window besides its gross joules."""
+
+    source: str
+    seconds: float
+    coverage: float
+    """Share of the window, in [0, 1], in which the source was really observed."""
+    bound_uj: int
+    """By how much the gross energy may be wrong."""
+    net_uj: int | None = None
+    """Gross, less what the idle device would have drawn; None where that is not known."""
+    whole_uj: int | None = None
+    """What the round would have cost with all of its local steps; None where the window does not tell."""
+
+
+@dataclass(frozen=True, slots=True)
 class RoundRecord:
     """One node's account of one finished round; one row of rounds.csv."""
 
@@ -181,6 +218,16 @@ class RoundRecord:
     train_s: float
     collect_s: float
     error: str = ""
+    account: Account | None = None
+    """None where no decision was taken."""
+    window: WindowDetail | None = None
+    """None where nothing was trained, or the energy is replayed."""
+    charged_uj: int | None = None
+    """What the ledger had charged when the round ended; None in records of releases that did not write it."""
+    share_uj: int | None = None
+    """Energy from the end of training to the end of the round; None where the source does not measure it."""
+    idle_uj: int | None = None
+    """Energy spent before this round in no round at all; None as above, and where there was no such time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +252,11 @@ class Snapshot:
     energy_uj: int
     """Charged so far for training in `round`."""
     energy_quality: Quality
+    account: Account | None = None
+    costs: CostHistory = field(default_factory=CostHistory)
+    """Of the device, as the ledger: it outlives the run."""
+    plan_from: int | None = None
+    """The round in which the budget was last renewed; None: not in this run."""
 
 
 def params_sha256(params: Params) -> str:

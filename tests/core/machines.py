@@ -70,6 +70,8 @@ def events_of_all_kinds(machine: RoundMachine) -> dict[type[ev.Event], ev.Event]
         ev.RosterChanged(Roster(1, NODES, 12)),
         ev.TrainingFinished(machine.round, params, 0.5, 10, Quality.REPLAYED),
         ev.TrainingFailed(machine.round, "out of memory", 10, Quality.REPLAYED),
+        ev.BudgetRenewed("tomorrow", 5_000, renews_in_s=60.0),
+        ev.EnergyFlowed(credit_uj=3, background_uj=2),
         ev.UpdateReceived(update_for(machine, OTHERS[0])),
         ev.RoundAnnounced(OTHERS[0], machine.round + 1),
         ev.UpdateRejected("checksum"),

@@ -1,0 +1,50 @@
+"""What a training round is believed to cost: learnt from the rounds that were measured.
+
+The expected cost is the median of the last 9 rounds, so that one strange round changes no plan; what gets reserved is
+half as much again as the 95 % quantile of the last 32, so that a fan that stops does not end every round early. A round
+that the guard ended before its last local step counts with what a whole one would have cost.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from agent.core.budget import Cost
+
+KEPT = 32
+"""Rounds that are remembered."""
+MEDIAN_OF = 9
+_QUANTILE = 0.95
+_CALIBRATION_SHARE = 10
+"""The part of what is left that is set aside for the first round of a workload of which nobody knows the cost: 1/10."""
+
+
+@dataclass(frozen=True, slots=True)
+class CostHistory:
+    """What the last training rounds of one workload cost on this device, as whole rounds, oldest first."""
+
+    workload: str = ""
+    """What was trained and measured, in the driver's words; another workload begins without a history."""
+    seen: int = 0
+    """How many rounds there have been in all."""
+    recent_uj: tuple[int, ...] = ()
+
+    def after(self, whole_uj: int) -> CostHistory:
+        """Return the history with one more round."""
+        return CostHistory(self.workload, self.seen + 1, (*self.recent_uj, max(1, whole_uj))[-KEPT:])
+
+    def cost(self) -> Cost | None:
+        """Return what is learnt from it; None before the first round."""
+        if not self.recent_uj:
+            return None
+        last, ranked = sorted(self.recent_uj[-MEDIAN_OF:]), sorted(self.recent_uj)
+        expected = (last[(len(last) - 1) // 2] + last[len(last) // 2]) // 2
+        high = ranked[min(len(ranked) - 1, int(_QUANTILE * len(ranked)))]
+        return Cost(expected, max(expected, high + high // 2))
+
+
+def to_reserve(cost: Cost | None, left_uj: int | None) -> int:
+    """Return what to set aside for one round, never more than what is left; None left means that nothing bounds it."""
+    if cost is None:
+        return 0 if left_uj is None else left_uj // _CALIBRATION_SHARE
+    return cost.upper_uj if left_uj is None else min(cost.upper_uj, left_uj)
