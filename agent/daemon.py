@@ -19,24 +19,24 @@ from agent import __version__
 from agent.config import AgentConfig
 from agent.core import effects as fx
 from agent.core import events as ev
-from agent.core.budget import Ledger, Reservation
+from agent.core.costs import CostHistory
 from agent.core.participation import POLICIES
 from agent.core.round_machine import RoundMachine
 from agent.core.round_state import MachineConfig, Phase
-from agent.core.types import NodeId, Quality
+from agent.core.types import NodeId, Quality, Snapshot
 from agent.core.wire import Format
-from agent.energy.meter import METERS, Meter
-from agent.errors import AgentError, ContractViolation, JournalError, NetworkError
-from agent.journal import EvaluationRecord, Journal, Recovered
+from agent.errors import AgentError, ContractViolation, EnergyError, JournalError, NetworkError
+from agent.journal import EvaluationRecord, Journal
 from agent.keeper import Keeper
 from agent.learning.factory import ModelInfo
 from agent.learning.trainer import Evaluation
 from agent.mailbox import Mailbox
 from agent.network.transport import SessionConflict, TransportStats
-from agent.page import EVERY_S, Page, one_line
+from agent.page import EVERY_S, Page, budget_line, one_line
 from agent.reach import Reach, TransportMaker
 from agent.service import Notifier
 from agent.training import AsyncTrainer, TrainingAnswered, TrainingWindow
+from agent.treasury import Treasury
 
 _log = logging.getLogger(__name__)
 
@@ -46,6 +46,8 @@ MAX_EVALUATIONS = 4
 """Evaluations that may wait for the trainer at a time; each holds a copy of the model."""
 TWIN_SESSIONS = 3
 """Sessions that another agent with our name disputes before an agent that has not begun ends."""
+_OUTSIDE = frozenset({Phase.IDLE, Phase.WAITING, Phase.JOINING})
+"""Phases in no round."""
 LAST_EVALUATIONS_S = 60.0
 """How long a finished run waits for evaluations that are still being made."""
 
@@ -90,23 +92,20 @@ class Daemon:
         trainer: AsyncTrainer,
         make_transport: TransportMaker,
         mailbox: Mailbox,
+        treasury: Treasury,
         *,
         notifier: Notifier | None = None,
         clock: Callable[[], float] = time.monotonic,
-        meter: Meter | None = None,
     ) -> None:
-        """Open the journal and take up where it ends; raises JournalError, EnergyError, ConfigError.
-
-        Without `meter` it is the one that the configuration names.
-        """
+        """Open the journal and take up where it ends; raises JournalError, ConfigError."""
         self._config, self._trainer, self._clock = config, trainer, clock
         self._mailbox = mailbox
         self._notifier = notifier or Notifier({})
-        self._meter: Meter = meter or METERS[config.energy.source](config.energy_settings())
+        self._treasury = treasury
         self._page = Page(config, self._notifier)
         form = Format(config.descriptor().digest(), model.schema_hash, model.n_params)
         self._reach = Reach(config, form, mailbox.post, make_transport)
-        self._window = TrainingWindow(trainer, self._meter, config.learning, mailbox.post_own)
+        self._window = TrainingWindow(trainer, treasury.meter, config.learning, mailbox.post_own, clock)
         self._wait_s = min(IDLE_S, self._notifier.watchdog_period_s or IDLE_S)
         self._evaluating = 0
         self._finished = ""
@@ -119,7 +118,7 @@ class Daemon:
             self.machine = self._restore(model)
             self._keeper = Keeper(self.journal, self.machine.run_hex, clock)
             if self._forfeits:  # else the run's first reservation would stand where a damaged state falls back to this
-                self._keeper.save_state(self.machine.snapshot())
+                self._keeper.save_state(treasury.marked(self.machine.snapshot()))
         except BaseException:
             self.journal.close()
             raise
@@ -128,6 +127,7 @@ class Daemon:
         """Drive the machine to its end; return why it ended."""
         with ExitStack() as stack:
             stack.callback(self.journal.close)
+            stack.callback(self._treasury.meter.end)
             stack.callback(self._trainer.close)
             stack.callback(self._say_goodbye)
             self._introduce()
@@ -163,13 +163,18 @@ class Daemon:
                 machine.round,
                 config.run.round_deadline_s,
             )
-        cost, left = machine.config.cost, machine.ledger.left_uj
-        if POLICIES[config.policy.name].obeys_budget and not machine.ledger.affords(cost.upper_uj):
+        self._introduce_energy()
+
+    def _introduce_energy(self) -> None:
+        ledger, cost = self.machine.ledger, self.machine.purse.cost
+        _log.info("energy: %s", budget_line(self._treasury.meter, ledger, cost))
+        expected_uj = 1 if cost is None else cost.expected_uj
+        if POLICIES[self._config.policy.name].obeys_budget and not ledger.affords(expected_uj):
             _log.warning(
                 "energy: %.1f J are left in this budget period, a training round takes %.1f J: this node will share "
                 "and average, but not train; a new energy.period is a new budget, a new run is not",
-                (left or 0) / 1e6,
-                cost.upper_uj / 1e6,
+                (ledger.left_uj or 0) / 1e6,
+                expected_uj / 1e6,
             )
 
     def stop(self, reason: str) -> None:
@@ -188,7 +193,7 @@ class Daemon:
         found = self.journal.recover()
         for warning in found.warnings:
             _log.warning("%s", warning)
-        config, run = self._config, self._config.descriptor()
+        config, run, meter = self._config, self._config.descriptor(), self._treasury.meter
         self._forfeits = found.state_lost or bool(found.snapshot and found.snapshot.ledger.reservation)
         same = found.snapshot if found.snapshot and found.snapshot.run == run.digest().hex() else None
         if found.model is not None and same is None:
@@ -205,24 +210,21 @@ class Daemon:
         machine = MachineConfig(
             config.node_id,
             run,
-            self._meter.cost,
+            meter.prior,
+            learns_cost=meter.learns,
+            workload=config.workload(meter.source),
+            relay=config.is_relay,
             save_model_every=config.journal.model_every_rounds,
             evaluate_every=config.evaluation.every,
         )
-        return RoundMachine(machine, params, self._ledger(found), same)
+        ledger = self._treasury.ledger(found.snapshot, state_lost=found.state_lost)
+        return RoundMachine(machine, params, ledger, same, self._costs(found.snapshot, machine.workload))
 
-    def _ledger(self, found: Recovered) -> Ledger:
-        """Return the device's ledger under today's budget; a lost generation is charged as one more reservation."""
-        limit, period = self._meter.limit_uj, self._config.energy.period
-        snapshot = found.snapshot
-        if snapshot is None or snapshot.ledger.period != period:
-            return Ledger(limit, period=period)
-        ledger = replace(snapshot.ledger, limit_uj=limit)
-        if found.state_lost and ledger.reservation is None:
-            lost = Reservation(snapshot.run, snapshot.round, self._meter.cost.upper_uj)
-            _log.warning("what the lost state had reserved is unknown: %.3f J are charged for it", lost.upper_uj / 1e6)
-            ledger = replace(ledger, reservation=lost)
-        return ledger
+    def _costs(self, snapshot: Snapshot | None, workload: str) -> CostHistory:
+        """Return what is known of the cost of this workload's rounds, from whatever run."""
+        if snapshot is not None and snapshot.costs.workload == workload:
+            return snapshot.costs
+        return replace(self._treasury.meter.history, workload=workload)
 
     # --- the loop
 
@@ -241,6 +243,9 @@ class Daemon:
         """Do what is due now and then, whatever else happens."""
         self._notifier.watchdog()
         self._keeper.retry()
+        self._window.tick()
+        for event in self._treasury.poll():
+            self._handle(event)
         self._page.keep_fresh(self._clock(), self.machine, self._reach, **self._disk())
 
     def _disk(self) -> _Disk:
@@ -293,8 +298,12 @@ class Daemon:
         self._keeper.append(EvaluationRecord(item.round, node, result.accuracy, result.own_accuracy, result.loss))
 
     def _handle(self, event: ev.Event) -> None:
-        before = self.machine.around.live.keys() if self.machine.phase is Phase.WAITING else None
-        for effect in self.machine.handle(event, self._clock()):
+        phase = self.machine.phase
+        before = self.machine.around.live.keys() if phase is Phase.WAITING else None
+        effects = self.machine.handle(event, self._clock())
+        if phase in _OUTSIDE and self.machine.phase not in _OUTSIDE:
+            self._treasury.begin_rounds()
+        for effect in effects:
             self._do(effect)
         if before is not None and before != self.machine.around.live.keys():
             here, expected = len(self.machine.around.here), self._config.descriptor().expect_nodes
@@ -330,7 +339,7 @@ class Daemon:
 
     @_do.register
     def _save_state(self, effect: fx.SaveState) -> None:
-        self._keeper.save_state(effect.snapshot)
+        self._keeper.save_state(self._treasury.marked(effect.snapshot))
 
     @_do.register
     def _save_model(self, effect: fx.SaveModel) -> None:
@@ -345,10 +354,14 @@ class Daemon:
 
     @_do.register
     def _train(self, effect: fx.StartTraining) -> None:
-        if self._keeper.behind:
-            self._mailbox.post_own(TrainingRefused(effect.round, f"not trained: {self._keeper.trouble}"))
-        else:
-            self._window.start(effect)
+        trouble = self._keeper.trouble if self._keeper.behind else self._treasury.unfit()
+        if not trouble:
+            try:
+                self._window.start(effect)
+            except EnergyError as error:
+                trouble = str(error)
+        if trouble:
+            self._mailbox.post_own(TrainingRefused(effect.round, f"not trained: {trouble}"))
 
     @_do.register
     def _stop_training(self, effect: fx.StopTraining) -> None:
@@ -360,7 +373,7 @@ class Daemon:
 
     @_do.register
     def _append(self, effect: fx.AppendRecord) -> None:
-        self._keeper.append(effect.record)
+        self._keeper.append(self._treasury.account(effect.record))
         level = logging.WARNING if effect.record.error else logging.INFO
         _log.log(level, "%s", one_line(effect.record))
         self._tell_losses()

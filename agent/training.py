@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -10,9 +12,9 @@ from typing import Protocol
 from agent.config import LearningSection
 from agent.core import effects as fx
 from agent.core import events as ev
-from agent.core.types import Params, Quality
-from agent.energy.meter import Meter
-from agent.errors import AgentError, ContractViolation
+from agent.core.types import Params, Quality, WindowDetail
+from agent.energy.meter import Meter, Reading
+from agent.errors import AgentError, ContractViolation, EnergyError
 from agent.learning.trainer import Evaluation, TrainOutcome, TrainTask
 
 _log = logging.getLogger(__name__)
@@ -47,60 +49,129 @@ class TrainingAnswered:
     outcome: TrainOutcome
 
 
+GRACE_S = 5.0
+"""How long a training that was asked to end for its energy may take to do so; then the trainer is killed."""
+
+
 class TrainingWindow:
-    """At most one training at a time, its energy watched between local steps."""
+    """At most one training at a time, its energy watched between local steps and by the daemon's clock."""
 
     def __init__(
-        self, trainer: AsyncTrainer, meter: Meter, learning: LearningSection, post: Callable[[object], None]
+        self,
+        trainer: AsyncTrainer,
+        meter: Meter,
+        learning: LearningSection,
+        post: Callable[[object], None],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._trainer, self._meter, self._learning, self._post = trainer, meter, learning, post
+        self._clock = clock
         self._open: fx.StartTraining | None = None
-        self.stopped_for_energy = False
+        self._lock = threading.Lock()
+        self._spent_uj = self._largest_step_uj = 0
+        self._stopped_at: float | None = None
+        self._killed = False
+        self._cold = True
+        self.stopped = ""
+        """Why the guard ended the training of the window; "" where it did not."""
 
     def start(self, effect: fx.StartTraining) -> None:
-        """Open the meter's window and train in the background."""
+        """Open the meter's window and train in the background; EnergyError where the meter cannot be read."""
         if self._open is not None:
             raise ContractViolation(f"round {self._open.round} is still training")
-        self._open, self.stopped_for_energy = effect, False
+        self._meter.open()
+        self._open, self.stopped, self._stopped_at, self._killed = effect, "", None, False
+        self._spent_uj = self._largest_step_uj = 0
         learning = self._learning
         task = TrainTask(
             effect.round, effect.params, effect.seed, learning.local_steps, learning.batch_size, learning.lr
         )
-        self._meter.open()
         self._trainer.submit_train(
             task,
             lambda outcome: self._post(TrainingAnswered(effect.round, outcome)),
-            lambda _step: self._watch(effect.upper_uj),
+            lambda _step: self._watch(effect, between_steps=True),
         )
 
     def stop(self, *, at_once: bool) -> None:
         """End the training between two local steps, or at once."""
         if at_once:
+            self._cold = True  # the next trainer has to load everything anew
             self._trainer.kill()
         else:
             self._trainer.stop()
 
+    def tick(self) -> None:
+        """Watch a training whose local steps take long, and end one at once that does not end when it is asked to."""
+        effect = self._open
+        if effect is None:
+            return
+        self._watch(effect, between_steps=False)
+        if self._stopped_at is not None and self._clock() - self._stopped_at >= GRACE_S and not self._killed:
+            self._killed = True
+            self.stop(at_once=True)
+
     def answer(self, answered: TrainingAnswered) -> ev.TrainingFinished | ev.TrainingFailed:
         """Close the meter's window and return what the machine must hear."""
-        if self._open is None or self._open.round != answered.round:
+        effect = self._open
+        if effect is None or effect.round != answered.round:
             raise ContractViolation(f"an answer for round {answered.round}, which is not training")
         self._open = None
         reading, outcome = self._meter.close(), answered.outcome
-        if outcome.fatal:
+        if outcome.fatal and not self._meter.measured:
             return ev.TrainingFailed(answered.round, outcome.error, 0, Quality.NONE)  # there was nothing to train with
+        energy_uj = max(reading.energy_uj, effect.upper_uj or 0) if reading.error else reading.energy_uj
+        detail = self._detail(reading, outcome)
+        if reading.error:
+            _log.error("energy: %s: %s; what was reserved is charged", self._meter.source, reading.error)
         if outcome.error or outcome.steps == 0 or outcome.loss is None:
-            reason = outcome.error or "stopped before the first local step"
-            return ev.TrainingFailed(answered.round, reason, reading.energy_uj, reading.quality)
-        return ev.TrainingFinished(answered.round, outcome.params, outcome.loss, reading.energy_uj, reading.quality)
+            reason = outcome.error or self.stopped or "stopped before the first local step"
+            return ev.TrainingFailed(answered.round, reason, energy_uj, reading.quality, detail)
+        return ev.TrainingFinished(answered.round, outcome.params, outcome.loss, energy_uj, reading.quality, detail)
 
-    def _watch(self, upper_uj: int) -> None:
-        """End the training before its next local step when it has cost what was reserved, or when nobody can tell."""
-        if self.stopped_for_energy:
-            return
-        try:
-            self.stopped_for_energy = self._meter.spent_uj() >= upper_uj
-        except AgentError:
-            _log.exception("the energy of a training cannot be watched any more: it ends")
-            self.stopped_for_energy = True
-        if self.stopped_for_energy:
-            self._trainer.stop()
+    def _detail(self, reading: Reading, outcome: TrainOutcome) -> WindowDetail | None:
+        if not (self._meter.measured or self._meter.learns):
+            return None
+        return WindowDetail(
+            source=self._meter.source,
+            seconds=round(reading.seconds, 6),
+            coverage=round(reading.coverage, 6),
+            bound_uj=reading.bound_uj,
+            net_uj=reading.net_uj,
+            whole_uj=self._whole_uj(reading, outcome),
+        )
+
+    def _whole_uj(self, reading: Reading, outcome: TrainOutcome) -> int | None:
+        """Return what the round would have cost with all local steps, torch and data already loaded."""
+        if reading.whole_uj is not None or reading.error or outcome.error or not outcome.steps:
+            return reading.whole_uj
+        share = self._learning.local_steps / outcome.steps
+        if self._cold and reading.seconds > 0:
+            share *= min(1.0, outcome.seconds / reading.seconds)
+        self._cold = False
+        return max(1, round(reading.energy_uj * share))
+
+    def _note_step(self, spent_uj: int) -> None:
+        """Remember the dearest local step so far; the first one has loaded torch and data, too."""
+        if self._spent_uj:
+            self._largest_step_uj = max(self._largest_step_uj, spent_uj - self._spent_uj)
+        self._spent_uj = spent_uj
+
+    def _watch(self, effect: fx.StartTraining, *, between_steps: bool) -> None:
+        """End the training when another local step would pass what was reserved, or when nobody can tell any more."""
+        with self._lock:  # asked by the trainer's thread and by the daemon's
+            if self.stopped or self._open is not effect:
+                return
+            try:
+                spent_uj = self._meter.spent_uj()
+            except EnergyError as error:
+                self.stopped = f"its energy cannot be watched any more: {error}"
+            else:
+                if between_steps:
+                    self._note_step(spent_uj)
+                if effect.upper_uj is not None and spent_uj + self._largest_step_uj > effect.upper_uj:
+                    self.stopped = f"{spent_uj / 1e6:.3f} of the {effect.upper_uj / 1e6:.3f} J reserved are spent"
+            if not self.stopped:
+                return
+            self._stopped_at = self._clock()
+        _log.warning("round %d: the training ends early: %s", effect.round, self.stopped)
+        self._trainer.stop()

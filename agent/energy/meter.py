@@ -1,63 +1,243 @@
-"""What the daemon asks of a source of energy: a training window opens, is watched, and closes with a reading.
+"""What the daemon asks of energy: a training window opens, is watched, and closes with a reading in joules' millionths.
 
-To add a source: one file, one line in `METERS`. A source that is absent or stale raises EnergyError: never zero joules.
+`Meter` is the face; behind it replayed rows (`trace`), recordings, or a device of this board that is measured. Devices
+return cumulative microjoules; only here do they become the energy of a window, with what is known of its error.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from agent.core.budget import Cost
+from agent.core.costs import CostHistory
 from agent.core.types import Quality
-from agent.energy.trace import TraceMeter
+from agent.energy.settings import Correction
+from agent.errors import EnergyError
+
+if TYPE_CHECKING:
+    from agent.energy.device import CounterDevice, DeviceState, SampledDevice
+
+    AnyDevice: TypeAlias = CounterDevice | SampledDevice
+
+_log = logging.getLogger(__name__)
+
+POOR_COVERAGE = 0.9
+"""A window of which less was really observed is worth a warning."""
 
 
 @dataclass(frozen=True, slots=True)
-class EnergySettings:
-    """The part of the configuration that says where joules come from and how many there are."""
+class Reading:
+    """What a window cost, gross, and how well that is known."""
 
-    source: str
-    device: str
-    workload: str
-    budget_scale: float
-
-
-class Reading(Protocol):
-    """What a window cost, gross, and how that is known."""
-
-    @property
-    def energy_uj(self) -> int:
-        """Microjoules."""
-
-    @property
-    def quality(self) -> Quality:
-        """Measured, estimated or replayed."""
+    energy_uj: int
+    quality: Quality
+    seconds: float = 0.0
+    coverage: float = 1.0
+    """Share of the window, in [0, 1], in which the source was really observed."""
+    bound_uj: int = 0
+    """By how much the energy may be wrong, either way."""
+    net_uj: int | None = None
+    """Without what the idle board would have drawn; None where that is not known."""
+    whole_uj: int | None = None
+    """What a whole round would have cost, where the source itself says so."""
+    error: str = ""
+    """Why the source could not be read to the end of the window: the energy is then what it can have been at most."""
 
 
 class Meter(Protocol):
-    """One device's energy: a budget, what a training round is believed to cost, and windows that measure it."""
+    """One device's energy: what is known beforehand, and windows that measure."""
+
+    @property
+    def source(self) -> str:
+        """Name of the source."""
+
+    @property
+    def measured(self) -> bool:
+        """Whether windows are really measured; replayed ones are exact, cost what they cost, and know no phases."""
 
     @property
     def limit_uj(self) -> int | None:
-        """The budget of the period in microjoules; None without one."""
+        """The budget that comes with the source; None where the configuration must say it."""
 
     @property
-    def cost(self) -> Cost:
-        """What a training round costs, as far as is known."""
+    def prior(self) -> Cost | None:
+        """What a training round costs as far as is known before any was measured."""
+
+    @property
+    def learns(self) -> bool:
+        """Whether rounds differ in cost, so that what they cost is to be learnt."""
+
+    @property
+    def history(self) -> CostHistory:
+        """What was learnt of it where the source was recorded; empty elsewhere."""
+
+    def trouble(self) -> str:
+        """Return why no training must begin now, or ""."""
 
     def open(self) -> None:
-        """Begin a training window."""
+        """Begin a training window; EnergyError where the source cannot be read."""
 
     def spent_uj(self) -> int:
-        """Return what the open window has cost so far; the daemon ends the training before it passes its limit."""
+        """Return what the open window has cost so far, from any thread; EnergyError: nobody can tell any more."""
 
     def close(self) -> Reading:
         """Close the window and return what it cost."""
 
+    def lap(self) -> int | None:
+        """Return what was spent outside of windows since the last call, in microjoules; None where nobody knows."""
 
-METERS: Mapping[str, Callable[[EnergySettings], Meter]] = MappingProxyType(
-    {"trace": lambda settings: TraceMeter.published(settings.workload, settings.device, settings.budget_scale)}
-)
+    def mark(self) -> str:
+        """Return what a later `since` needs to settle what a crash leaves open; "" where there is no counter for it."""
+
+    def since(self, mark: str) -> int | None:
+        """Return the microjoules since `mark` was made, if a counter has gone on counting; None where nobody knows."""
+
+    def end(self) -> None:
+        """Stop what it started."""
+
+
+class MeasuredMeter:
+    """Windows over a pyJoules device of this board."""
+
+    limit_uj = None
+    measured = learns = True
+    history = CostHistory()
+
+    def __init__(
+        self,
+        source: str,
+        device: AnyDevice,
+        quality: Quality,
+        *,
+        prior: Cost | None = None,
+        correction: Correction | None = None,
+        idle_w: float | None = None,
+        max_w: float | None = None,
+        boot_id: Path = Path("/proc/sys/kernel/random/boot_id"),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Take a device that has been read; EnergyError where it cannot be read again."""
+        from agent.energy.device import between
+        from agent.energy.face import EnergyMeter
+
+        self.source, self.prior, self.device = source, prior, device
+        self._between, self._joules = between, EnergyMeter([device])
+        self._quality, self._correction = quality, correction or Correction()
+        self._idle_w, self._max_w, self._boot_id, self._clock = idle_w, max_w, boot_id, clock
+        self._lock = threading.Lock()
+        self._opened: DeviceState | None = None
+        self._lapped, self._outside_uj = device.state(), 0
+        self._last_uj, self._last_s = 0, 0.0
+
+    def trouble(self) -> str:
+        """Return why the source cannot be read now, or ""."""
+        try:
+            self._keep_lap()
+        except EnergyError as error:
+            return f"{self.source}: {error}"
+        return ""
+
+    def open(self) -> None:
+        """Begin a training window."""
+        self._keep_lap()
+        self.device.window(True)
+        state = self.device.state()
+        self._joules.start("round")
+        with self._lock:
+            self._opened, self._last_uj, self._last_s = state, 0, self._clock()
+
+    def spent_uj(self) -> int:
+        """Return the corrected gross energy of the open window so far; EnergyError."""
+        if self._opened is None:
+            return 0
+        used = self._between(self._opened, self.device.state())
+        spent = self._correction.apply_uj(used.energy_uj, used.seconds)
+        with self._lock:
+            self._last_uj, self._last_s = max(self._last_uj, spent), self._clock()
+        return spent
+
+    def close(self) -> Reading:
+        """Close the window; where the source has gone, with what it can have cost at most, as far as that is known."""
+        opened, self._opened = self._opened, None
+        if opened is None:
+            raise EnergyError("no window is open")
+        try:
+            self._joules.stop()
+            used = self._between(opened, self.device.state())
+            self.device.window(False)
+        except EnergyError as error:
+            return self._lost(str(error), self._clock() - self._last_s, opened)
+        finally:
+            self._lapped = self._state_or(self._lapped)
+        gross_uj = round(sum(self._joules.get_trace()[0].energy.values()))
+        energy_uj = self._correction.apply_uj(gross_uj, used.seconds)
+        if used.coverage < POOR_COVERAGE:
+            _log.warning("energy: %s was observed in %.0f %% of a window", self.source, 100 * used.coverage)
+        net_uj = None if self._idle_w is None else max(0, energy_uj - round(self._idle_w * 1e6 * used.seconds))
+        bound_uj = round(self._correction.slope * used.bound_uj)
+        return Reading(energy_uj, self._quality, used.seconds, used.coverage, bound_uj, net_uj)
+
+    def lap(self) -> int | None:
+        """Return the corrected energy outside of windows since the last call; None where it cannot be read."""
+        try:
+            self._keep_lap()
+        except EnergyError:
+            return None
+        outside, self._outside_uj = self._outside_uj, 0
+        return outside
+
+    def mark(self) -> str:
+        """Return boot, time and raw counters."""
+        raw = self.device.raw()
+        if raw is None:
+            return ""
+        return json.dumps([self._boot(), self._clock(), list(self.device.reader.rails), list(raw)])
+
+    def since(self, mark: str) -> int | None:
+        """Return what the counters have counted since `mark`, if this is still the same boot and the same rails."""
+        try:
+            boot, at_s, rails, raw = json.loads(mark)
+            seconds = self._clock() - at_s
+            if not boot or boot != self._boot() or rails != list(self.device.reader.rails) or seconds < 0:
+                return None
+            used_uj = self.device.since(raw, seconds)
+        except (ValueError, TypeError, EnergyError):
+            return None
+        return None if used_uj is None else self._correction.apply_uj(used_uj, seconds)
+
+    def end(self) -> None:
+        """End the device's thread."""
+        self.device.close()
+
+    def _keep_lap(self) -> None:
+        """Add up what was used since the last look; inside of a window nothing."""
+        state = self.device.state()
+        if self._opened is None:
+            used = self._between(self._lapped, state)
+            self._outside_uj += self._correction.apply_uj(used.energy_uj, used.seconds)
+            self._lapped = state
+
+    def _lost(self, why: str, blind_s: float, opened: DeviceState) -> Reading:
+        most_uj = self._last_uj + round((self._max_w or 0.0) * 1e6 * blind_s)
+        seen_s = max(0.0, self._last_s + blind_s - opened.at_s)
+        coverage = max(0.0, 1.0 - blind_s / seen_s) if seen_s else 0.0
+        return Reading(most_uj, Quality.ESTIMATED, seen_s, coverage, most_uj - self._last_uj, error=why)
+
+    def _state_or(self, before: DeviceState) -> DeviceState:
+        try:
+            return self.device.state()
+        except EnergyError:
+            return before
+
+    def _boot(self) -> str:
+        try:
+            return self._boot_id.read_text(encoding="ascii").strip()
+        except OSError:
+            return ""

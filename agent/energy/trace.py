@@ -15,7 +15,9 @@ from fractions import Fraction
 from pathlib import Path
 
 from agent.core.budget import Cost
+from agent.core.costs import CostHistory
 from agent.core.types import Quality
+from agent.energy.meter import Reading
 from agent.errors import ConfigError
 
 _UJ_PER_MWH = 3_600_000
@@ -62,26 +64,25 @@ def published_row(workload: str, device: str) -> PublishedRow:
         raise ConfigError(f"energy: no published row for {workload}/{device}; there are {known}") from None
 
 
-@dataclass(frozen=True, slots=True)
-class ReplayedReading:
-    """The published cost of one training round."""
-
-    energy_uj: int
-    quality: Quality = Quality.REPLAYED
-
-
-@dataclass(frozen=True, slots=True)
 class TraceMeter:
     """A device whose every training window costs exactly what the trace says, finished or not."""
 
-    limit_uj: int | None
-    cost: Cost
+    source = "trace"
+    measured = learns = False
+    history = CostHistory()
+
+    def __init__(self, limit_uj: int | None, cost: Cost) -> None:
+        self.limit_uj, self.prior = limit_uj, cost
 
     @classmethod
     def published(cls, workload: str, device: str, scale: float) -> TraceMeter:
         """Return the meter of a published row, its budget multiplied by `scale`."""
         row = published_row(workload, device)
         return cls(row.limit_uj(scale), Cost(row.cost_uj, row.cost_uj))
+
+    def trouble(self) -> str:
+        """Return "": a row is always there."""
+        return ""
 
     def open(self) -> None:
         """Nothing is measured."""
@@ -90,6 +91,19 @@ class TraceMeter:
         """Return 0: a replayed window is charged as a whole when it closes."""
         return 0
 
-    def close(self) -> ReplayedReading:
+    def close(self) -> Reading:
         """Return the published cost."""
-        return ReplayedReading(self.cost.expected_uj)
+        return Reading(self.prior.expected_uj, Quality.REPLAYED)
+
+    def lap(self) -> None:
+        """Return None: rows know training only."""
+
+    def mark(self) -> str:
+        """Return "": there is no counter."""
+        return ""
+
+    def since(self, mark: str) -> None:  # noqa: ARG002  as of every meter
+        """Return None: there is no counter."""
+
+    def end(self) -> None:
+        """Nothing was started."""
