@@ -7,7 +7,6 @@ from pathlib import Path
 from socket import AF_INET, inet_pton
 from typing import Annotated
 
-import msgspec
 from msgspec import Meta
 
 from agent.core.participation import POLICIES
@@ -21,7 +20,7 @@ from agent.learning.factory import is_factory
 from agent.learning.model import MODELS, model_spec, n_params, parameters
 from agent.learning.sources import LAYOUTS, SOURCES
 from agent.network.topics import no_name
-from agent.yaml_file import Document, choose
+from agent.yaml_file import Document, Section, choose
 
 Count = Annotated[int, Meta(ge=1, le=1_000_000_000)]
 CountOrNone = Annotated[int, Meta(ge=0, le=1_000_000_000)]
@@ -32,10 +31,6 @@ Edge = tuple[str, str]
 
 MAX_PARAMS = 16_000_000
 """A model of 64 MB: whole, it must fit into the 64 MiB that a peer's mailbox has for the chunks of models."""
-
-
-class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A part of a configuration file: no unknown keys."""
 
 
 class NodeSection(Section, frozen=True, kw_only=True):

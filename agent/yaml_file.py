@@ -47,6 +47,10 @@ class _Loader(yaml.SafeLoader):
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
 
 
+class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A part of a configuration file: no unknown keys."""
+
+
 class Document:
     """One YAML file: its plain values, and where each of them stands."""
 

@@ -19,7 +19,6 @@ from agent.config import (
     LearningSection,
     PolicySection,
     Seconds,
-    Section,
     Seed,
     TopologySection,
     name_problem,
@@ -31,7 +30,7 @@ from agent.core.types import NodeId, Schedule, TopologySpec
 from agent.energy.trace import PublishedRow, published_row, published_rows
 from agent.errors import ConfigError
 from agent.learning.sources import SOURCES
-from agent.yaml_file import Document, choose
+from agent.yaml_file import Document, Section, choose
 from sim_harness.partition import PARTITIONS
 
 MAX_NODES = 100_000

@@ -15,9 +15,11 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 import tests
+from agent.profile import profile_names
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("agent", "provisioning", "sim_harness")
+SHIPPED = (*PACKAGES, "firmware_profiles")
 COMMANDS = {"skiptrain-agent": "agent", "skiptrain-provision": "provisioning", "skiptrain-sim": "sim_harness"}
 MACHINES = ("x86_64", "aarch64", "armv7l")
 
@@ -59,17 +61,18 @@ def test_our_tests_are_the_ones_imported() -> None:
 
 
 def test_the_wheel_holds_our_packages_with_their_data_and_nothing_else(wheel: zipfile.ZipFile) -> None:
-    """Every file of the three packages is shipped, data included; no other folder of the project is."""
+    """Every file of the packages and every profile is shipped, data included; no other folder of the project is."""
     shipped = {name for name in wheel.namelist() if ".dist-info/" not in name}
     ours = {
         str(path.relative_to(ROOT))
-        for package in PACKAGES
+        for package in SHIPPED
         for path in (ROOT / package).rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
     assert shipped == ours
     assert "agent/learning/digits.npz" in shipped
     assert any(name.startswith("sim_harness/scenarios/") and name.endswith(".yaml") for name in shipped)
+    assert {f"firmware_profiles/{name}.yaml" for name in profile_names()} <= shipped
 
 
 def test_every_command_is_declared(wheel: zipfile.ZipFile) -> None:
