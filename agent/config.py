@@ -13,13 +13,16 @@ from agent.core.participation import POLICIES
 from agent.core.topology import TOPOLOGIES
 from agent.core.types import NODE_ID, ModelShape, NodeId, RunDescriptor, Schedule, TopologySpec
 from agent.core.wire import HEADER_BYTES, MAX_MESSAGE_BYTES, chunk_count
-from agent.energy.meter import METERS, EnergySettings
+from agent.energy.allowance import Terms
+from agent.energy.settings import EnergySettings
+from agent.energy_config import EnergySection, budget_terms, energy_problems, energy_settings
 from agent.errors import ConfigError
 from agent.journal import ROTATE_BYTES
 from agent.learning.factory import is_factory
 from agent.learning.model import MODELS, model_spec, n_params, parameters
 from agent.learning.sources import LAYOUTS, SOURCES
 from agent.network.topics import no_name
+from agent.profile import Profile, load_profile
 from agent.yaml_file import Document, Section, choose
 
 Count = Annotated[int, Meta(ge=1, le=1_000_000_000)]
@@ -40,6 +43,10 @@ class NodeSection(Section, frozen=True, kw_only=True):
     fleet: str
     state_dir: str = "/var/lib/skiptrain"
     runtime_dir: str = "/run/skiptrain"
+    profile: str = ""
+    """What kind of board this is: the name of a shipped profile, or the path of one (docs/profiles.md)."""
+    role: str = ""
+    """`train`, or `relay`: shares and averages, and never trains. Left out: as the profile says, else `train`."""
 
 
 class RunSection(Section, frozen=True, kw_only=True):
@@ -102,17 +109,6 @@ class DataSection(Section, frozen=True, kw_only=True):
     held_out: Annotated[float, Meta(ge=0, lt=1)] = 0.1
     test_source: str = ""
     test_path: str = ""
-
-
-class EnergySection(Section, frozen=True, kw_only=True):
-    """Where joules come from, and how many there are in a budget period."""
-
-    source: str = "trace"
-    device: str = "xiaomi-12-pro"
-    workload: str = "cifar10"
-    budget_scale: Annotated[float, Meta(ge=0)] = 1.0
-    period: str = ""
-    """Name of the budget period: a new name is a new budget; a new run is not."""
 
 
 class MqttSection(Section, frozen=True, kw_only=True):
@@ -191,10 +187,31 @@ class AgentConfig(Section, frozen=True, kw_only=True):
             mode=run.mode,
         )
 
+    @property
+    def board(self) -> Profile | None:
+        """The profile of this kind of board, if one is named; ConfigError."""
+        return load_profile(self.node.profile) if self.node.profile else None
+
+    @property
+    def is_relay(self) -> bool:
+        """Whether this node shares and averages, and never trains."""
+        board = self.board
+        return (self.node.role or ("relay" if board and board.support == "relay" else "train")) == "relay"
+
     def energy_settings(self) -> EnergySettings:
         """Return what the source of energy needs to know."""
-        energy = self.energy
-        return EnergySettings(energy.source, energy.device, energy.workload, energy.budget_scale)
+        return energy_settings(self.energy, self.board)
+
+    def budget_terms(self) -> Terms:
+        """Return how much may be spent."""
+        return budget_terms(self.energy)
+
+    def workload(self, source: str) -> str:
+        """Return all that the cost of a training round depends on, as far as the configuration says it."""
+        model, learning, energy = self.model, self.learning, self.energy
+        shape = "x".join(map(str, (*model.input_shape, model.classes)))
+        steps = f"{learning.local_steps}x{learning.batch_size} on {learning.threads}"
+        return " ".join([model.name, shape, steps, source, self.node.profile, *energy.rails]).strip()
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> AgentConfig:
@@ -208,12 +225,55 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> AgentConfig:
 
 def problems(config: AgentConfig) -> Iterator[tuple[str, str]]:
     """Yield what the types cannot tell, as (path, message)."""
-    yield from shared_problems(config.policy, config.topology, config.model.name, config.energy)
+    yield from shared_problems(config.policy, config.topology, config.model.name)
+    yield from _board_problems(config)
     yield from _name_problems(config)
     yield from _roster_problems(config.run, config.node.id)
     yield from _model_problems(config.model, config.mqtt)
     yield from _data_problems(config.data)
     yield from _discovery_problems(config)
+
+
+def _board_problems(config: AgentConfig) -> Iterator[tuple[str, str]]:
+    """Yield what does not fit the board, or its sensor."""
+    if config.node.role not in {"", "train", "relay"}:
+        yield "$.node.role", choose(config.node.role, ["train", "relay"])
+        return
+    try:
+        board = config.board
+    except ConfigError as error:
+        yield "$.node.profile", str(error)
+        return
+    if board is not None:
+        yield from _ceiling_problems(config, board)
+    yield from energy_problems(config.energy, board)
+    yield from _budget_problems(config)
+
+
+def _ceiling_problems(config: AgentConfig, board: Profile) -> Iterator[tuple[str, str]]:
+    name, ceilings, learning = config.node.profile, board.learning, config.learning
+    if board.support == "none":
+        yield "$.node.profile", f"{name} is not supported: {board.reason}"
+    if board.support == "relay" and config.node.role == "train":
+        yield "$.node.role", f"{name} cannot train: {board.reason}"
+    if config.is_relay:
+        return
+    if ceilings.threads is not None and learning.threads > ceilings.threads:
+        yield "$.learning.threads", f"{name} has {ceilings.threads} at most"
+    if ceilings.max_batch_size is not None and learning.batch_size > ceilings.max_batch_size:
+        yield "$.learning.batch_size", f"{name} takes {ceilings.max_batch_size} at most"
+
+
+def _budget_problems(config: AgentConfig) -> Iterator[tuple[str, str]]:
+    """Yield where a policy that obeys a budget is given none."""
+    policy, terms = POLICIES.get(config.policy.name), config.budget_terms()
+    if policy is None or not policy.obeys_budget or config.is_relay or terms.is_given:
+        return
+    if config.energy_settings().source != "trace":
+        yield (
+            "$.energy",
+            f"policy {config.policy.name} needs a budget: energy.budget.joules, joules_per_day, battery_share or rounds",
+        )
 
 
 def _name_problems(config: AgentConfig) -> Iterator[tuple[str, str]]:
@@ -302,14 +362,11 @@ def _is_address(text: str) -> bool:
         return False
 
 
-def shared_problems(
-    policy: PolicySection, topology: TopologySection, model: str, energy: EnergySection
-) -> Iterator[tuple[str, str]]:
+def shared_problems(policy: PolicySection, topology: TopologySection, model: str) -> Iterator[tuple[str, str]]:
     """Yield the problems of the sections that a scenario has, too."""
     names = (
         ("$.policy.name", policy.name, POLICIES),
         ("$.topology.kind", topology.kind, TOPOLOGIES),
-        ("$.energy.source", energy.source, METERS),
     )
     for where, name, known in names:
         if name not in known:
@@ -320,9 +377,3 @@ def shared_problems(
         yield "$.topology", "kind `file` needs `edges: [[a, b], ...]`"
     if topology.kind == "rings" and (topology.degree % 2 or not topology.degree):
         yield "$.topology.degree", f"kind `rings` makes degree / 2 rings: {topology.degree} is no even number from 2 on"
-    try:
-        METERS[energy.source](EnergySettings(energy.source, energy.device, energy.workload, energy.budget_scale))
-    except KeyError:
-        return
-    except ConfigError as error:
-        yield "$.energy", str(error)

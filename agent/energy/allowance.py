@@ -39,6 +39,11 @@ class Terms:
     """Whether what the gauge sees going into the battery is given back."""
     period: str = ""
 
+    @property
+    def is_given(self) -> bool:
+        """Whether they say how much may be spent."""
+        return any(term is not None for term in (self.joules, self.joules_per_day, self.battery_share, self.rounds))
+
 
 class Gauge(Protocol):
     """What is known of a battery now; None where there is none."""

@@ -37,5 +37,7 @@ class EnergySettings:
     place: Place = field(default_factory=Place)
     wanted: Wanted = field(default_factory=Wanted)
     correction: Correction = field(default_factory=Correction)
+    round_s: float | None = None
+    """Length of a training round, where a recording has no windows of its own."""
     round_j: float | None = None
     """What a training round costs, where somebody knows."""

@@ -17,7 +17,9 @@ from pathlib import Path
 from agent.core.budget import Cost
 from agent.core.costs import CostHistory
 from agent.core.types import Quality
+from agent.energy.authors_csv import find_row
 from agent.energy.meter import Reading
+from agent.energy.settings import EnergySettings
 from agent.errors import ConfigError
 
 _UJ_PER_MWH = 3_600_000
@@ -74,12 +76,6 @@ class TraceMeter:
     def __init__(self, limit_uj: int | None, cost: Cost) -> None:
         self.limit_uj, self.prior = limit_uj, cost
 
-    @classmethod
-    def published(cls, workload: str, device: str, scale: float) -> TraceMeter:
-        """Return the meter of a published row, its budget multiplied by `scale`."""
-        row = published_row(workload, device)
-        return cls(row.limit_uj(scale), Cost(row.cost_uj, row.cost_uj))
-
     def trouble(self) -> str:
         """Return "": a row is always there."""
         return ""
@@ -107,3 +103,20 @@ class TraceMeter:
 
     def end(self) -> None:
         """Nothing was started."""
+
+
+def open_trace(settings: EnergySettings) -> TraceMeter:
+    """Return the meter of a published row, or of a row of another file of that form; its budget as published, scaled."""
+    if settings.file:
+        other = find_row(Path(settings.file), settings.device)
+        row = PublishedRow(settings.workload, other.device, other.cost_uj, other.rounds)
+    else:
+        row = published_row(settings.workload, settings.device)
+    return TraceMeter(row.limit_uj(settings.budget_scale), Cost(row.cost_uj, row.cost_uj))
+
+
+def no_meter() -> TraceMeter:
+    """Return the meter of a device that never trains."""
+    meter = TraceMeter(None, Cost(1, 1))
+    meter.source = "none"
+    return meter
