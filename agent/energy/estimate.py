@@ -68,7 +68,7 @@ def find(place: Place, wanted: Wanted) -> Estimate:
         raise EnergyError("estimate: it has no rails; leave energy.rails out, or choose another source")
     if wanted.idle_w is None or wanted.max_w is None:
         missing = " and ".join(key for key in ("idle_w", "max_w") if getattr(wanted, key) is None)
-        raise EnergyError(f"estimate: {missing} is not known; set energy.idle_w and energy.max_w, or a board's profile")
+        raise EnergyError(f"estimate: not known: {missing}; set energy.idle_w and energy.max_w, or a board's profile")
     if not 0 <= wanted.idle_w <= wanted.max_w < math.inf or wanted.max_w == 0:
         raise EnergyError(
             f"estimate: from {wanted.idle_w:g} W idle to {wanted.max_w:g} W at most is no range; "

@@ -111,7 +111,10 @@ class InaCounter(_Rails):
 
     @property
     def ranges_uj(self) -> tuple[int, ...]:
-        """Return 0 for each: where 40 bits end depends on the shunt, so going back is a reset."""
+        """Return 0 for each: where 40 bits end depends on the shunt, so going back is a reset.
+
+        They have no sign: what charges a battery counts as drawn, which is never too little.
+        """
         return (0,) * len(self.rails)
 
     def read(self) -> tuple[int, ...]:

@@ -29,7 +29,7 @@ class Total:
 
 
 TOTALS: tuple[Total, ...] = (
-    Total(("VDD_GPU_SOC", "VDD_CPU_CV", "VIN_SYS_5V0"), Scope.MODULE),  # AGX Orin; VDDQ_VDD2_1V8AO hangs on VIN_SYS_5V0
+    Total(("VDD_GPU_SOC", "VDD_CPU_CV", "VIN_SYS_5V0"), Scope.MODULE),  # AGX Orin
     Total(("GPU", "CPU", "SOC", "CV", "VDDRQ", "SYS5V"), Scope.MODULE),  # AGX Xavier
     Total(("VDD_IN", "VDD_MUX"), Scope.BOARD),  # TX2 on its carrier board, which VDD_MUX feeds beside the module
     Total(("VDD_IN",), Scope.MODULE),  # TX2 NX, Xavier NX, Orin Nano, Orin NX, TX2 alone
@@ -37,6 +37,7 @@ TOTALS: tuple[Total, ...] = (
     Total(("VIN",), Scope.BOARD),  # Thor
 )
 """The first one whose rails are all there counts."""
+_FED_FROM = {"VDDQ_VDD2_1V8AO": "VIN_SYS_5V0"}
 
 
 def choose(there: Iterable[str], wanted: tuple[str, ...], where: str) -> Total:
@@ -53,6 +54,9 @@ def choose(there: Iterable[str], wanted: tuple[str, ...], where: str) -> Total:
         raise EnergyError(f"{where}: no rail {', '.join(missing)}; {listed}; correct energy.rails")
     if len(set(wanted)) < len(wanted):
         raise EnergyError(f"{where}: energy.rails names a rail twice, which would count it twice; name each one once")
+    for fed, source in _FED_FROM.items():
+        if fed in wanted and source in wanted:
+            raise EnergyError(f"{where}: {fed} is fed from {source}, and would be counted twice; correct energy.rails")
     scopes = [total.scope for total in TOTALS if set(total.rails) == set(wanted)]
     return Total(wanted, scopes[0] if scopes else Scope.MODULE)
 
