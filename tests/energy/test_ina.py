@@ -83,6 +83,13 @@ def test_a_rail_and_what_feeds_it(tmp_path: Path) -> None:
         power(tmp_path, Wanted(rails=("VIN_SYS_5V0", "VDDQ_VDD2_1V8AO")))
 
 
+def test_channels_without_a_load_are_no_rails(tmp_path: Path) -> None:
+    """NC is no name."""
+    trees.agx_orin(tmp_path / "sys")
+    with pytest.raises(EnergyError, match="there are VDDQ_VDD2_1V8AO, VDD_CPU_CV, VDD_GPU_SOC, VIN_SYS_5V0;"):
+        power(tmp_path, Wanted(rails=("NC",)))
+
+
 def test_no_total_is_guessed(tmp_path: Path) -> None:
     """Two HATs without labels: named by their addresses, and the operator says which ones add up."""
     trees.ina_hat(tmp_path / "sys")
