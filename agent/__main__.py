@@ -107,7 +107,11 @@ def _status(args: argparse.Namespace) -> None:
     )
     trained = f"trained in {status.trained} rounds"
     print(f"  decision    {trained if status.ended else f'{status.decision}; {trained}'}")
+    if status.left_rounds is not None:
+        budget = f"{budget}, {status.left_rounds} training rounds left"
     print(f"  energy      {status.spent_j:.1f} J spent on training, {budget} ({status.energy_source})")
+    if status.energy:
+        print(f"  no training {status.energy}")
     if status.ended:
         print(f"  ended       {status.ended}")
     else:

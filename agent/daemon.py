@@ -13,7 +13,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import singledispatchmethod
 from pathlib import Path
-from typing import TypedDict
 
 from agent import __version__
 from agent.config import AgentConfig
@@ -32,7 +31,7 @@ from agent.learning.factory import ModelInfo
 from agent.learning.trainer import Evaluation
 from agent.mailbox import Mailbox
 from agent.network.transport import SessionConflict, TransportStats
-from agent.page import EVERY_S, Page, budget_line, one_line
+from agent.page import EVERY_S, Health, Page, budget_line, one_line
 from agent.reach import Reach, TransportMaker
 from agent.service import Notifier
 from agent.training import AsyncTrainer, TrainingAnswered, TrainingWindow
@@ -73,13 +72,6 @@ class StopAsked:
     """Somebody wants the daemon to end."""
 
     reason: str
-
-
-class _Disk(TypedDict):
-    """What the page says of the disk."""
-
-    journal_bytes: int
-    disk: str
 
 
 class Daemon:
@@ -183,7 +175,7 @@ class Daemon:
 
     def _say_goodbye(self) -> None:
         reason = self._finished or "failed"
-        self._page.write(self._clock(), self.machine, self._reach, **self._disk(), ended=reason)
+        self._page.write(self._clock(), self.machine, self._reach, self._health(), ended=reason)
         self._notifier.stopping(reason)
         self._reach.close(reason)
 
@@ -246,10 +238,11 @@ class Daemon:
         self._window.tick()
         for event in self._treasury.poll():
             self._handle(event)
-        self._page.keep_fresh(self._clock(), self.machine, self._reach, **self._disk())
+        self._page.keep_fresh(self._clock(), self.machine, self._reach, self._health())
 
-    def _disk(self) -> _Disk:
-        return {"journal_bytes": self.journal.bytes_written, "disk": self._keeper.trouble}
+    def _health(self) -> Health:
+        treasury = self._treasury
+        return Health(self.journal.bytes_written, self._keeper.trouble, treasury.meter.source, treasury.trouble)
 
     @singledispatchmethod
     def _take(self, item: object) -> None:

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import logging
 import queue
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from agent.config import AgentConfig, size_problems
 from agent.core.wire import chunk_count
 from agent.daemon import Daemon
+from agent.energy.allowance import Allowance
+from agent.energy.open import open_meter
+from agent.energy.power_supply import gauge
+from agent.energy.source import Place
+from agent.energy.trace import no_meter
 from agent.errors import ConfigError, TrainingError
 from agent.learning.factory import ModelInfo, describe, is_factory
 from agent.learning.probe import probe
@@ -19,6 +26,7 @@ from agent.network.transport import TRANSPORTS, Transport
 from agent.reach import TransportMaker, identity
 from agent.service import Notifier
 from agent.training import AsyncTrainer
+from agent.treasury import Rules, Treasury
 
 _log = logging.getLogger(__name__)
 
@@ -92,7 +100,8 @@ def mqtt_transport(config: AgentConfig, n_params: int, mailbox: Mailbox) -> Tran
 def open_daemon(config: AgentConfig, notifier: Notifier | None = None, trainer: AsyncTrainer | None = None) -> Daemon:
     """Return a daemon that is ready to run; with `trainer` it shares one, without it has a child of its own."""
     _warn_of_solitude(config)
-    probe(worker_config(config))  # else a run would wait for its fleet first, and find no data then
+    if not config.is_relay:
+        probe(worker_config(config))  # else a run would wait for its fleet first, and find no data then
     mailbox = Mailbox()
     worker = TrainerWorker(worker_config(config))
     try:
@@ -100,10 +109,35 @@ def open_daemon(config: AgentConfig, notifier: Notifier | None = None, trainer: 
         make = mqtt_transport(config, info.n_params, mailbox)
         if trainer is not None:
             worker.close()
-        return Daemon(config, info, trainer or worker, make, mailbox, notifier=notifier)
+        treasury = open_treasury(config)
     except BaseException:
         worker.close()
         raise
+    try:
+        return Daemon(config, info, trainer or worker, make, mailbox, treasury, notifier=notifier)
+    except BaseException:
+        worker.close()
+        treasury.meter.end()
+        raise
+
+
+def open_treasury(config: AgentConfig, clock: Callable[[], float] = time.monotonic) -> Treasury:
+    """Return the meter and the budget that the configuration names; EnergyError, ConfigError."""
+    settings = config.energy_settings()
+    meter = no_meter() if config.is_relay else open_meter(settings)
+    try:
+        place, energy = settings.place, config.energy
+        allowance = Allowance(config.budget_terms(), meter.limit_uj, lambda: gauge(place))
+        rules = Rules(energy.charge == "everything", energy.min_battery)
+        return Treasury(meter, allowance, clock, rules, lambda: _fullness(place))
+    except BaseException:
+        meter.end()
+        raise
+
+
+def _fullness(place: Place) -> float | None:
+    battery = gauge(place)
+    return None if battery is None else battery.share
 
 
 def _warn_of_solitude(config: AgentConfig) -> None:

@@ -155,4 +155,7 @@ def energy_problems(energy: EnergySection, board: Profile | None) -> Iterator[tu
     if settings.source == "recording" and not energy.file:
         yield "$.energy", "source `recording` needs `file`: what `skiptrain-agent energy record --out` wrote"
     if settings.source == "estimate" and energy.source != "estimate" and board and board.support == "train":
-        yield "$.node.profile", "this board has no sensor of energy: to budget by an estimate, set energy.source: estimate"
+        yield (
+            "$.node.profile",
+            "this board has no sensor of energy: to budget by an estimate, set energy.source: estimate",
+        )

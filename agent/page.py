@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from agent.config import AgentConfig
+from agent.core.budget import Cost, Ledger
 from agent.core.round_machine import RoundMachine
-from agent.core.types import RoundRecord
+from agent.core.types import Quality, RoundRecord
+from agent.energy.meter import Meter
 from agent.errors import ConfigError
 from agent.reach import Reach
 from agent.service import Notifier
@@ -19,6 +21,19 @@ _log = logging.getLogger(__name__)
 
 EVERY_S = 1.0
 """How old the page may get."""
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """What the page says of the disk and of the meter."""
+
+    journal_bytes: int
+    disk: str
+    """Why the journal cannot be written, or ""."""
+    source: str
+    """Of energy."""
+    energy: str
+    """Why nothing can be trained for energy's sake, or ""."""
 
 
 class Page:
@@ -31,19 +46,17 @@ class Page:
         self._due = 0.0
         self._failed = False
 
-    def keep_fresh(self, now: float, machine: RoundMachine, reach: Reach, *, journal_bytes: int, disk: str) -> None:
+    def keep_fresh(self, now: float, machine: RoundMachine, reach: Reach, health: Health) -> None:
         """Write it where it is due."""
         if now >= self._due:
             self._due = now + EVERY_S
-            self.write(now, machine, reach, journal_bytes=journal_bytes, disk=disk)
+            self.write(now, machine, reach, health)
 
-    def write(
-        self, now: float, machine: RoundMachine, reach: Reach, *, journal_bytes: int, disk: str, ended: str = ""
-    ) -> None:
+    def write(self, now: float, machine: RoundMachine, reach: Reach, health: Health, *, ended: str = "") -> None:
         """Write it; a folder that does not take it is said once, and the run goes on."""
-        status = describe(self._config, machine, reach, now, journal_bytes=journal_bytes, disk=disk, ended=ended)
+        status = describe(self._config, machine, reach, now, health, ended=ended)
         text = f"round {status.round}/{status.rounds} {status.phase}, {status.peers_online} peers, {status.decision}"
-        self._notifier.status(f"{text}; {disk}" if disk else text)
+        self._notifier.status("; ".join(filter(None, [text, health.disk, health.energy])))
         try:
             write_status(self._folder, status)
         except OSError as error:
@@ -52,11 +65,11 @@ class Page:
             self._failed = True
 
 
-def describe(
-    config: AgentConfig, machine: RoundMachine, reach: Reach, now: float, *, journal_bytes: int, disk: str, ended: str
+def describe(  # noqa: PLR0917
+    config: AgentConfig, machine: RoundMachine, reach: Reach, now: float, health: Health, *, ended: str
 ) -> Status:
     """Return what an agent is doing now."""
-    ledger, decision = machine.ledger, machine.decision
+    ledger, decision, cost = machine.ledger, machine.decision, machine.purse.cost
     neighbours, ready = machine.peers, machine.roster.digest().hex() if machine.roster else "-"
     return Status(
         node=config.node.id,
@@ -74,9 +87,14 @@ def describe(
         budget_j=None if ledger.limit_uj is None else ledger.limit_uj / 1e6,
         spent_j=ledger.charged_uj / 1e6,
         left_j=None if ledger.left_uj is None else ledger.left_uj / 1e6,
-        energy_source=config.energy.source,
-        journal_bytes=journal_bytes,
-        disk=disk,
+        energy_source=health.source,
+        energy=health.energy,
+        expected_j=None if cost is None else cost.expected_uj / 1e6,
+        period=ledger.period,
+        credited_j=ledger.credited_uj / 1e6,
+        left_rounds=ledger.left_rounds,
+        journal_bytes=health.journal_bytes,
+        disk=health.disk,
         network=asdict(reach.stats()),
         refused=machine.refusals,
         ended=ended,
@@ -87,17 +105,45 @@ def describe(
     )
 
 
+def budget_line(meter: Meter, ledger: Ledger, cost: Cost | None) -> str:
+    """Return in one line where joules come from, what is left of them, and what a training round takes."""
+    kind = "measured" if meter.measured else "replayed, not measured" if meter.source != "none" else "this is a relay"
+    parts = [f"{meter.source} ({kind})"]
+    if ledger.left_uj is not None and ledger.limit_uj is not None:
+        parts.append(f"{ledger.left_uj / 1e6:.1f} of {ledger.limit_uj / 1e6:.1f} J left")
+    if ledger.left_rounds is not None:
+        parts.append(f"{ledger.left_rounds} training rounds left")
+    if ledger.left_uj is None and ledger.left_rounds is None:
+        parts.append("no budget")
+    if ledger.period:
+        parts.append(f"period {ledger.period}")
+    if meter.source != "none":
+        takes = "the first training round tells what one takes"
+        parts.append(takes if cost is None else f"a training round takes about {cost.expected_uj / 1e6:.3f} J")
+    return ", ".join(parts)
+
+
 def one_line(record: RoundRecord) -> str:
     """Return a round as one key=value line for the log."""
     loss = "-" if record.loss is None else f"{record.loss:.4f}"
     text = (
         f"round={record.round} kind={record.kind.value} train={int(record.decision.train)} "
         f'p={record.decision.probability:.3f} reason="{record.decision.reason}" '
-        f"energy_j={record.energy_uj / 1e6:.3f} loss={loss} "
+        f"energy_j={record.energy_uj / 1e6:.3f}{_measured(record)} loss={loss} "
         f"peers={record.peers_received}/{record.peers_expected} rejected={record.rejected} "
         f"train_s={record.train_s:.2f} collect_s={record.collect_s:.2f}"
     )
     return f'{text} error="{record.error}"' if record.error else text
+
+
+def _measured(record: RoundRecord) -> str:
+    """Return what a meter says besides; nothing where energy is replayed."""
+    share = "" if record.share_uj is None else f" share_j={record.share_uj / 1e6:.3f}"
+    idle = "" if record.idle_uj is None else f" idle_j={record.idle_uj / 1e6:.3f}"
+    window = record.window
+    if window is None or record.energy_quality is Quality.REPLAYED:
+        return share + idle
+    return f" bound_j={window.bound_uj / 1e6:.3f} coverage={window.coverage:.3f}{share}{idle}"
 
 
 def _runtime_folder(path: str) -> Path:

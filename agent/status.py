@@ -42,6 +42,13 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     spent_j: float
     left_j: float | None
     energy_source: str
+    energy: str = ""
+    """Why nothing can be trained for energy's sake, as a sensor that is gone; empty while it can."""
+    expected_j: float | None = None
+    """What a training round is believed to cost; None where nothing tells yet."""
+    period: str = ""
+    credited_j: float = 0.0
+    left_rounds: int | None = None
     journal_bytes: int
     disk: str = ""
     """Why the journal cannot be written, and this node does not train; empty while it can."""

@@ -142,8 +142,10 @@ class TrainingWindow:
 
     def _whole_uj(self, reading: Reading, outcome: TrainOutcome) -> int | None:
         """Return what the round would have cost with all local steps, torch and data already loaded."""
-        if reading.whole_uj is not None or reading.error or outcome.error or not outcome.steps:
+        if not self._meter.measured:
             return reading.whole_uj
+        if reading.error or outcome.error or not outcome.steps:
+            return None
         share = self._learning.local_steps / outcome.steps
         if self._cold and reading.seconds > 0:
             share *= min(1.0, outcome.seconds / reading.seconds)
