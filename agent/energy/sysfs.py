@@ -17,6 +17,10 @@ _INT = re.compile(r"[+-]?[0-9]+", re.ASCII)
 class DeniedError(EnergyError):
     """The file is there, and this user may not read it."""
 
+    def __init__(self, path: Path) -> None:
+        super().__init__(f"{path}: may not be read by this user; give its group the right to read it")
+        self.path = path
+
 
 def read_text(path: Path) -> str:
     """Return what a file says, without the spaces around it.
@@ -51,7 +55,7 @@ def _read(path: Path) -> str:
         with path.open("rb", buffering=0) as file:
             return (file.read(_MAX_BYTES) or b"").decode("utf-8", "replace").strip("\0 \t\r\n")
     except PermissionError:
-        raise DeniedError(f"{path}: may not be read by this user; give its group the right to read it") from None
+        raise DeniedError(path) from None
     except FileNotFoundError:
         raise EnergyError(f"{path}: is not there; check that the driver is loaded and the sensor connected") from None
     except OSError as error:
