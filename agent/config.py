@@ -272,7 +272,7 @@ def _budget_problems(config: AgentConfig) -> Iterator[tuple[str, str]]:
     if config.energy_settings().source != "trace":
         yield (
             "$.energy",
-            f"policy {config.policy.name} needs a budget: energy.budget.joules, joules_per_day, battery_share or rounds",
+            f"{config.policy.name} needs a budget: energy.budget.joules, joules_per_day, battery_share or rounds",
         )
 
 

@@ -77,7 +77,7 @@ class StopAsked:
 class Daemon:
     """One agent; `run` returns when its run is finished or `stop` was called."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0917
         self,
         config: AgentConfig,
         model: ModelInfo,

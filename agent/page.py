@@ -65,7 +65,7 @@ class Page:
             self._failed = True
 
 
-def describe(  # noqa: PLR0917
+def describe(
     config: AgentConfig, machine: RoundMachine, reach: Reach, now: float, health: Health, *, ended: str
 ) -> Status:
     """Return what an agent is doing now."""

@@ -14,7 +14,7 @@ from agent.core import effects as fx
 from agent.core import events as ev
 from agent.core.types import Params, Quality, WindowDetail
 from agent.energy.meter import Meter, Reading
-from agent.errors import AgentError, ContractViolation, EnergyError
+from agent.errors import ContractViolation, EnergyError
 from agent.learning.trainer import Evaluation, TrainOutcome, TrainTask
 
 _log = logging.getLogger(__name__)

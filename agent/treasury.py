@@ -45,7 +45,7 @@ class Treasury:
         rules: Rules | None = None,
         battery: Callable[[], float | None] = lambda: None,
     ) -> None:
-        """Take what was opened; `battery` returns how full it is, in [0, 1], None without one, or raises EnergyError."""
+        """Take what was opened; `battery` returns how full it is, in [0, 1], None without one; EnergyError."""
         self.meter, self.allowance = meter, allowance
         self._clock, self._rules, self._battery = clock, rules or Rules(), battery
         self._due = clock()
@@ -93,7 +93,7 @@ class Treasury:
         return 0 if cost is None else cost.upper_uj
 
     def marked(self, snapshot: Snapshot) -> Snapshot:
-        """Return the snapshot with the counters of the moment in a new reservation, those of its first save in an old."""
+        """Return the snapshot with the counters of the moment in a new reservation, in an old one with its first."""
         open_ = snapshot.ledger.reservation
         if open_ is None:
             return snapshot

@@ -13,7 +13,6 @@ from agent.config import (
     AgentConfig,
     DataSection,
     DiscoverySection,
-    EnergySection,
     JournalSection,
     ModelSection,
     MqttSection,
@@ -21,6 +20,7 @@ from agent.config import (
     RunSection,
 )
 from agent.core.types import ModelShape, NodeId
+from agent.energy_config import EnergySection
 from agent.errors import ConfigError
 from agent.learning.data import Dataset, check
 from agent.learning.sources import load

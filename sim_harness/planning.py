@@ -83,14 +83,14 @@ def rounds_trained(scenario: Scenario, index: int, node: NodeId) -> list[int]:
     for round_ in _training_slots(who.schedule):
         if who.decide(round_, ledger).train:
             found.append(round_)
-            ledger = _charged(ledger, who.cost)
+            ledger = _charged(ledger, _cost_uj(who))
     return found
 
 
 @lru_cache(maxsize=1 << 16)
-def _charged(ledger: Ledger, cost: Cost) -> Ledger:
+def _charged(ledger: Ledger, cost_uj: int) -> Ledger:
     """Return the ledger after one more training round; nodes of one type have the same ones."""
-    return ledger.reserve(Reservation("", 0, cost.upper_uj)).settle(cost.expected_uj)
+    return ledger.reserve(Reservation("", 0, cost_uj)).settle(cost_uj)
 
 
 def _types(scenario: Scenario) -> Iterator[tuple[int, PublishedRow]]:
@@ -122,15 +122,20 @@ def _device_plan(scenario: Scenario, index: int) -> DevicePlan:
 
 def _probability(who: Participant, round_: int, left_uj: int | None) -> float:
     """Return with what probability a node trains in a training round, given what is left."""
-    if left_uj is not None and left_uj < who.cost.upper_uj:
+    if left_uj is not None and left_uj < _cost_uj(who):
         return 0.0
     return who.policy.probability(who.slot(round_, left_uj))
+
+
+def _cost_uj(who: Participant) -> int:
+    """Return what a training round costs: the rows are exact."""
+    return who.cost.expected_uj if who.cost else 0
 
 
 def _distribution(who: Participant, limit_uj: int | None) -> tuple[float, int]:
     """Return mean and maximum of the number of training rounds, over all draws."""
     slots = _training_slots(who.schedule)
-    most = len(slots) if limit_uj is None else min(len(slots), limit_uj // who.cost.upper_uj)
+    most = len(slots) if limit_uj is None else min(len(slots), limit_uj // _cost_uj(who))
     chances = np.zeros(most + 1)
     chances[0] = 1.0
     for round_ in slots:
@@ -152,7 +157,7 @@ def _probabilities(
     possible = np.flatnonzero(chances[:-1])
 
     def ask(done: int) -> float:
-        return _probability(who, round_, None if limit_uj is None else limit_uj - done * who.cost.expected_uj)
+        return _probability(who, round_, None if limit_uj is None else limit_uj - done * _cost_uj(who))
 
     if len(possible):
         first = ask(int(possible[0]))

@@ -14,7 +14,6 @@ from msgspec import Meta
 from agent.config import (
     Count,
     CountOrNone,
-    EnergySection,
     EvaluationSection,
     LearningSection,
     PolicySection,
@@ -28,6 +27,7 @@ from agent.core.participation import POLICIES, effective_schedule
 from agent.core.topology import feasible_degree
 from agent.core.types import NodeId, Schedule, TopologySpec
 from agent.energy.trace import PublishedRow, published_row, published_rows
+from agent.energy_config import EnergySection, energy_problems
 from agent.errors import ConfigError
 from agent.learning.sources import SOURCES
 from agent.yaml_file import Document, Section, choose
@@ -174,9 +174,10 @@ def dump_scenario(scenario: Scenario) -> str:
 
 def _problems(scenario: Scenario) -> Iterator[tuple[str, str]]:
     energy = scenario.energy
+    yield from shared_problems(scenario.policy, scenario.topology, scenario.model.name)
     for i, device in enumerate(energy.devices):
         row = EnergySection(device=device, workload=energy.workload, budget_scale=energy.budget_scale)
-        for where, message in shared_problems(scenario.policy, scenario.topology, scenario.model.name, row):
+        for where, message in energy_problems(row, None):
             yield (_energy_key(energy, i) if where == "$.energy" else where), message
     names = (
         ("$.data.source", scenario.data.source, list(SOURCES)),

@@ -12,7 +12,6 @@ from agent.config import (
     AgentConfig,
     DataSection,
     DiscoverySection,
-    EnergySection,
     JournalSection,
     LearningSection,
     ModelSection,
@@ -22,6 +21,7 @@ from agent.config import (
     RunSection,
     TopologySection,
 )
+from agent.energy_config import EnergySection
 
 
 def device_config(folder: Path, me: str = "a", roster: tuple[str, ...] = ("a",), **sections: Any) -> AgentConfig:

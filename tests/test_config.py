@@ -16,7 +16,6 @@ from agent.config import (
     AgentConfig,
     DataSection,
     DiscoverySection,
-    EnergySection,
     ModelSection,
     MqttSection,
     NodeSection,
@@ -29,7 +28,8 @@ from agent.config import (
 )
 from agent.core.types import ModelShape, Schedule, TopologySpec
 from agent.core.wire import HEADER_BYTES, chunk_count
-from agent.energy.meter import EnergySettings
+from agent.energy.settings import EnergySettings
+from agent.energy_config import EnergySection
 from agent.errors import ConfigError
 from agent.mailbox import MAX_BYTES
 from tests.device_rig import as_yaml, device_config, write_config

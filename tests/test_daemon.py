@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from agent import durable, keeper
-from agent.config import AgentConfig, EnergySection, EvaluationSection, LearningSection, PolicySection, RunSection
+from agent.config import AgentConfig, EvaluationSection, LearningSection, PolicySection, RunSection
 from agent.core.budget import Cost, Ledger, Reservation
 from agent.core.mixing import mix, mixing_weights
 from agent.core.participation import POLICIES, Participant, effective_schedule
@@ -27,7 +27,7 @@ from agent.core.seeding import generator, seed64
 from agent.core.topology import neighbours
 from agent.core.types import Decision, NodeId, Params, Quality, Roster, Snapshot, params_digest
 from agent.daemon import Daemon
-from agent.energy.meter import METERS
+from agent.energy_config import EnergySection
 from agent.errors import AgentError, ConfigError, EnergyError, JournalError, NetworkError
 from agent.journal import Journal, Recovered, read_evaluations, read_records
 from agent.learning.factory import ModelInfo

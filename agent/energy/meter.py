@@ -177,6 +177,8 @@ class MeasuredMeter:
         finally:
             self._lapped = self._state_or(self._lapped)
         gross_uj = round(sum(self._joules.get_trace()[0].energy.values()))
+        if gross_uj <= 0:
+            return self._lost(f"{self.source} counted nothing at all in a training window", used.seconds, opened)
         energy_uj = self._correction.apply_uj(gross_uj, used.seconds)
         if used.coverage < POOR_COVERAGE:
             _log.warning("energy: %s was observed in %.0f %% of a window", self.source, 100 * used.coverage)
@@ -196,8 +198,8 @@ class MeasuredMeter:
     def mark(self) -> str:
         """Return boot, time and raw counters."""
         raw = self.device.raw()
-        if raw is None:
-            return ""
+        if raw is None or self._quality is not Quality.MEASURED:
+            return ""  # an estimate counts from the start of its process
         return json.dumps([self._boot(), self._clock(), list(self.device.reader.rails), list(raw)])
 
     def since(self, mark: str) -> int | None:

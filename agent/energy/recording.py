@@ -1,7 +1,7 @@
 """Recordings of a device's energy, and their replay: the same windows cost the same joules, so decisions are the same.
 
-A recording is a CSV file. Its first line is a comment with JSON: what was measured, and what was known of a round's cost
-when it began. Rows `sample` hold the energy since the recording began; rows `window` hold, in order, what each training
+A recording is a CSV file. Its first line is a comment with JSON: what was measured, and what was known of a round's
+cost before. Rows `sample` hold the energy since the recording began; rows `window` hold, in order, what each training
 round that ended meanwhile cost. A replay takes window after window, and begins anew behind the last. Where there are no
 windows, as no agent was training, each training round takes the next `energy.round_s` of the samples.
 """
@@ -106,7 +106,7 @@ def read_recording(path: Path) -> Recording:
     samples: list[tuple[float, int]] = []
     windows: list[Window] = []
     for number, row in enumerate(csv.reader(rest.splitlines()), 2):
-        if number == 2 and tuple(row) == COLUMNS:  # noqa: PLR2004  the second line names the columns
+        if tuple(row) == COLUMNS:
             continue
         try:
             _take(row, samples, windows)
@@ -182,7 +182,7 @@ class RecordedMeter:
         """Return "": there is no counter."""
         return ""
 
-    def since(self, mark: str) -> None:  # noqa: ARG002  as of every meter
+    def since(self, mark: str) -> None:
         """Return None: there is no counter."""
 
     def end(self) -> None:

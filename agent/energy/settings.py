@@ -9,7 +9,7 @@ from agent.energy.source import Place, Wanted
 
 @dataclass(frozen=True, slots=True)
 class Correction:
-    """Watts = slope * what the source says + offset: a source that sees a part only, fitted to a meter that sees all."""
+    """Watts = slope * what the source says + offset: a source that sees a part, fitted to a meter that sees all."""
 
     slope: float = 1.0
     offset_w: float = 0.0

@@ -98,7 +98,7 @@ class TraceMeter:
         """Return "": there is no counter."""
         return ""
 
-    def since(self, mark: str) -> None:  # noqa: ARG002  as of every meter
+    def since(self, mark: str) -> None:
         """Return None: there is no counter."""
 
     def end(self) -> None:
@@ -106,7 +106,7 @@ class TraceMeter:
 
 
 def open_trace(settings: EnergySettings) -> TraceMeter:
-    """Return the meter of a published row, or of a row of another file of that form; its budget as published, scaled."""
+    """Return the meter of a published row, or of one in another file of that form; its budget as published, scaled."""
     if settings.file:
         other = find_row(Path(settings.file), settings.device)
         row = PublishedRow(settings.workload, other.device, other.cost_uj, other.rounds)
