@@ -49,6 +49,10 @@ class TrainingAnswered:
     outcome: TrainOutcome
 
 
+TICK_S = 1.0
+"""How often a training is watched whose local steps take longer; looking costs a little."""
+_LOOKING_SHARE = 0.05
+"""Of the time at most so much goes into looking at the meter: one look at a Pi's power chip takes a whole process."""
 GRACE_S = 5.0
 """How long a training that was asked to end for its energy may take to do so; then the trainer is killed."""
 
@@ -70,6 +74,7 @@ class TrainingWindow:
         self._lock = threading.Lock()
         self._spent_uj = self._largest_step_uj = 0
         self._stopped_at: float | None = None
+        self._tick_at = self._look_at = 0.0
         self._killed = False
         self._cold = True
         self.stopped = ""
@@ -82,6 +87,7 @@ class TrainingWindow:
         self._meter.open()
         self._open, self.stopped, self._stopped_at, self._killed = effect, "", None, False
         self._spent_uj = self._largest_step_uj = 0
+        self._look_at = 0.0
         learning = self._learning
         task = TrainTask(
             effect.round, effect.params, effect.seed, learning.local_steps, learning.batch_size, learning.lr
@@ -89,7 +95,7 @@ class TrainingWindow:
         self._trainer.submit_train(
             task,
             lambda outcome: self._post(TrainingAnswered(effect.round, outcome)),
-            lambda _step: self._watch(effect, between_steps=True),
+            lambda step: self._watch(effect, step),
         )
 
     def stop(self, *, at_once: bool) -> None:
@@ -102,11 +108,12 @@ class TrainingWindow:
 
     def tick(self) -> None:
         """Watch a training whose local steps take long, and end one at once that does not end when it is asked to."""
-        effect = self._open
-        if effect is None:
+        effect, now = self._open, self._clock()
+        if effect is None or now < self._tick_at:
             return
-        self._watch(effect, between_steps=False)
-        if self._stopped_at is not None and self._clock() - self._stopped_at >= GRACE_S and not self._killed:
+        self._tick_at = now + TICK_S
+        self._watch(effect)
+        if self._stopped_at is not None and now - self._stopped_at >= GRACE_S and not self._killed:
             self._killed = True
             self.stop(at_once=True)
 
@@ -153,13 +160,19 @@ class TrainingWindow:
         return max(1, round(reading.energy_uj * share))
 
     def _note_step(self, spent_uj: int) -> None:
-        """Remember the dearest local step so far; the first one has loaded torch and data, too."""
+        """Remember what was dearest between two looks so far; the first step has loaded torch and data, too."""
         if self._spent_uj:
             self._largest_step_uj = max(self._largest_step_uj, spent_uj - self._spent_uj)
         self._spent_uj = spent_uj
 
-    def _watch(self, effect: fx.StartTraining, *, between_steps: bool) -> None:
-        """End the training when another local step would pass what was reserved, or when nobody can tell any more."""
+    def _watch(self, effect: fx.StartTraining, step: int | None = None) -> None:
+        """End the training when another local step would pass what was reserved, or when nobody can tell any more.
+
+        `step` is the number of the local step that has just ended; None in the midst of one.
+        """
+        began = self._clock()
+        if step is not None and (step >= self._learning.local_steps or began < self._look_at):
+            return
         with self._lock:  # asked by the trainer's thread and by the daemon's
             if self.stopped or self._open is not effect:
                 return
@@ -168,8 +181,9 @@ class TrainingWindow:
             except EnergyError as error:
                 self.stopped = f"its energy cannot be watched any more: {error}"
             else:
-                if between_steps:
+                if step is not None:
                     self._note_step(spent_uj)
+                self._look_at = self._clock() + (self._clock() - began) / _LOOKING_SHARE
                 if effect.upper_uj is not None and spent_uj + self._largest_step_uj > effect.upper_uj:
                     self.stopped = f"{spent_uj / 1e6:.3f} of the {effect.upper_uj / 1e6:.3f} J reserved are spent"
             if not self.stopped:

@@ -9,6 +9,7 @@ import os
 import shutil
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -21,12 +22,16 @@ import pytest
 from agent import durable, keeper
 from agent.config import AgentConfig, EvaluationSection, LearningSection, PolicySection, RunSection
 from agent.core.budget import Cost, Ledger, Reservation
+from agent.core.costs import CostHistory
 from agent.core.mixing import mix, mixing_weights
 from agent.core.participation import POLICIES, Participant, effective_schedule
 from agent.core.seeding import generator, seed64
 from agent.core.topology import neighbours
-from agent.core.types import Decision, NodeId, Params, Quality, Roster, Snapshot, params_digest
+from agent.core.types import Decision, NodeId, Params, Quality, Roster, Snapshot, WindowDetail, params_digest
 from agent.daemon import Daemon
+from agent.energy.allowance import Allowance
+from agent.energy.meter import Reading
+from agent.energy.open import open_meter
 from agent.energy_config import EnergySection
 from agent.errors import AgentError, ConfigError, EnergyError, JournalError, NetworkError
 from agent.journal import Journal, Recovered, read_evaluations, read_records
@@ -38,6 +43,7 @@ from agent.network.transport import Presence, PresenceSeen, Transport, Transport
 from agent.reach import identity
 from agent.service import Notifier
 from agent.status import read_status
+from agent.treasury import Rules, Treasury
 from tests.device_rig import device_config
 
 INFO = ModelInfo(12, b"toyshape", np.arange(12, dtype=np.float32) / np.float32(8))
@@ -74,6 +80,8 @@ class ToyTrainer:
     holding: threading.Event = field(default_factory=threading.Event)
     _stop: threading.Event = field(default_factory=threading.Event)
     _threads: list[threading.Thread] = field(default_factory=list)
+    steps: int = 0
+    """Local steps done of the training under way."""
     closed: bool = False
 
     def submit_train(
@@ -119,6 +127,7 @@ class ToyTrainer:
         params, steps = task.params, 0
         while steps < task.local_steps and not self._stop.is_set():
             params, steps = step(params, task.seed, steps), steps + 1
+            self.steps = steps
             if progress:
                 progress(steps)
             if task.round == self.held:
@@ -207,7 +216,10 @@ class Rig:
         def transport(_host: str, _port: int) -> Transport:
             return Locked(MemoryTransport(self.hub, me, mailbox.post), self.lock)
 
-        return Daemon(config, INFO, trainer or ToyTrainer(), transport, mailbox, **options), mailbox
+        meter, rules = options.pop("meter", None) or open_meter(config.energy_settings()), options.pop("rules", None)
+        allowance = Allowance(config.budget_terms(), meter.limit_uj)
+        treasury = Treasury(meter, allowance, options.get("clock", time.monotonic), rules)
+        return Daemon(config, INFO, trainer or ToyTrainer(), transport, mailbox, treasury, **options), mailbox
 
     def start(self, config: AgentConfig, trainer: ToyTrainer | None = None, **options: Any) -> Running:
         """Run a daemon in a thread."""
@@ -313,13 +325,13 @@ def recompute(configs: Sequence[AgentConfig]) -> dict[NodeId, Pure]:
     graph = neighbours(run.topology, run.roster, run.seed)
     nodes: dict[NodeId, Pure] = {}
     for config in configs:
-        meter = METERS["trace"](config.energy_settings())
-        ledger = Ledger(meter.limit_uj)
-        who = Participant(policy, schedule, run.seed, config.node_id, meter.cost, 0, ledger.affordable(meter.cost))
+        meter = open_meter(config.energy_settings())
+        ledger, cost = Ledger(meter.limit_uj), cast("Cost", meter.prior)
+        who = Participant(policy, schedule, run.seed, config.node_id, cost, 0, ledger.affordable(cost))
         nodes[config.node_id] = Pure(who, ledger, graph[config.node_id])
     for round_ in range(schedule.total_rounds):
         for name, node in nodes.items():
-            decision, cost = node.participant.decide(round_, node.ledger), node.participant.cost
+            decision, cost = node.participant.decide(round_, node.ledger), cast("Cost", node.participant.cost)
             if decision.train:
                 node.ledger = node.ledger.reserve(Reservation("", round_, cost.upper_uj)).settle(cost.expected_uj)
                 for number in range(steps):
@@ -379,53 +391,115 @@ def test_a_finished_run_is_not_run_again(tmp_path: Path, rig: Rig) -> None:
 # --- energy
 
 
-@dataclass(frozen=True)
-class StepReading:
-    """What a window cost."""
-
-    energy_uj: int
-    quality: Quality = Quality.MEASURED
-
-
 @dataclass
 class StepMeter:
-    """A meter that sees 400 uJ more whenever it is asked, and may break."""
+    """A meter that sees 400 uJ for each local step of its trainer, and may break."""
 
+    trainer: ToyTrainer
     breaks: bool = False
     limit_uj: int | None = 100_000
-    cost: Cost = field(default_factory=lambda: Cost(1_000, 1_000))
-    seen_uj: int = 0
+    prior: Cost = field(default_factory=lambda: Cost(1_000, 1_000))
+    source: str = "steps"
+    measured: bool = True
+    learns: bool = False
+    history: CostHistory = field(default_factory=CostHistory)
     broken: bool = False
+
+    def trouble(self) -> str:
+        """Say whether it is broken."""
+        return "steps: the sensor is gone" if self.broken else ""
 
     def open(self) -> None:
         """Begin at zero."""
-        self.seen_uj = 0
+        self.trainer.steps = 0
 
     def spent_uj(self) -> int:
-        """Return 400 uJ more than before."""
-        if self.breaks:
+        """Return what the steps cost."""
+        if self.breaks and self.trainer.steps:
             self.broken = True
             raise EnergyError("the sensor is gone")
-        self.seen_uj += 400
-        return self.seen_uj
+        return 400 * self.trainer.steps
 
-    def close(self) -> StepReading:
+    def close(self) -> Reading:
         """Return what was seen."""
         if self.broken:
-            raise EnergyError("the sensor is gone")
-        return StepReading(self.seen_uj)
+            return Reading(400, Quality.ESTIMATED, 2.0, 0.5, 0, error="the sensor is gone")
+        return Reading(400 * self.trainer.steps, Quality.MEASURED, 2.0, 1.0, 7)
+
+    def lap(self) -> int | None:
+        """Return 30 uJ each time, until it breaks."""
+        return None if self.broken else 30
+
+    def mark(self) -> str:
+        """Return what `since` knows again."""
+        return "boot 1"
+
+    def since(self, mark: str) -> int | None:
+        """Return 77 uJ of the same boot."""
+        return 77 if mark == "boot 1" else None
+
+    def end(self) -> None:
+        """Nothing was started."""
 
 
-def test_the_guard_ends_a_training_that_reaches_its_reservation(tmp_path: Path, rig: Rig) -> None:
-    """Of 10 local steps at 400 uJ each, 3 are done for 1,000 uJ; what was really spent is charged and published."""
-    config = replace_learning(alone(tmp_path, rounds=2), local_steps=10)
-    running = rig.start(config, meter=StepMeter())
+def metered(rig: Rig, config: AgentConfig, *, breaks: bool = False, rules: Rules | None = None) -> Running:
+    """Run a daemon whose meter counts its trainer's steps."""
+    trainer = ToyTrainer()
+    return rig.start(config, trainer, meter=StepMeter(trainer, breaks), rules=rules)
+
+
+def greedy(folder: Path, rounds: int, deadline_s: float = 60.0, **learning: Any) -> AgentConfig:
+    """Return the configuration of a node alone that obeys a budget and has many local steps."""
+    config = alone(folder, rounds=rounds, round_deadline_s=deadline_s)
+    sections = {name: getattr(config, name) for name in config.__struct_fields__}
+    policy, section = PolicySection(name="greedy"), LearningSection(batch_size=8, lr=0.05, **learning)
+    return AgentConfig(**{**sections, "policy": policy, "learning": section})
+
+
+def test_the_guard_ends_a_training_before_it_passes_its_reservation(tmp_path: Path, rig: Rig) -> None:
+    """Of 10 local steps at 400 uJ each 2 are done for 1,000 uJ, as a third would pass them; they are charged."""
+    config = greedy(tmp_path, rounds=2, local_steps=10)
+    running = metered(rig, config)
     assert running.end() == "all rounds are done"
-    assert running.trainer.trained == [(0, 3), (1, 3)]
+    assert running.trainer.trained == [(0, 2), (1, 2)]
     records = read_records(state_of(config))
-    assert [(r.energy_uj, r.energy_quality, r.error) for r in records] == [(1_200, Quality.MEASURED, "")] * 2
+    assert [(r.energy_uj, r.energy_quality, r.error) for r in records] == [(800, Quality.MEASURED, "")] * 2
     ledger = ledger_of(config)
-    assert (ledger.charged_uj, ledger.windows, ledger.limit_uj) == (2_400, 2, 100_000)
+    assert (ledger.charged_uj, ledger.windows, ledger.limit_uj) == (1_600, 2, 100_000)
+
+
+def test_a_policy_without_a_budget_is_not_guarded(tmp_path: Path, rig: Rig) -> None:
+    """`skiptrain` trains all of its local steps, whatever they cost; the ledger says so."""
+    config = replace_learning(alone(tmp_path, rounds=1), local_steps=10)
+    running = metered(rig, config)
+    assert running.end() == "all rounds are done"
+    assert running.trainer.trained == [(0, 10)]
+    assert ledger_of(config).charged_uj == 4_000
+
+
+def test_each_record_says_what_a_round_cost_and_what_was_decided_from(tmp_path: Path, rig: Rig) -> None:
+    """Training, sharing and idling; the window's coverage and bound; the ledger before and after."""
+    config = greedy(tmp_path, rounds=2, local_steps=2)
+    assert metered(rig, config).end() == "all rounds are done"
+    first, second = read_records(state_of(config))
+    assert (first.idle_uj, first.share_uj, second.idle_uj, second.share_uj) == (30, 30, None, 30)
+    assert first.window == WindowDetail("steps", 2.0, 1.0, 7, None, first.window.whole_uj if first.window else None)
+    assert first.account is not None
+    assert second.account is not None
+    assert (first.account.ledger.charged_uj, first.charged_uj, second.account.ledger.charged_uj) == (0, 800, 800)
+    assert (first.account.expected_uj, first.account.upper_uj) == (1_000, 1_000)
+
+
+def test_a_run_may_charge_what_sharing_and_idling_cost(tmp_path: Path, rig: Rig) -> None:
+    """Each lap of 30 uJ is charged once: idling, the share of round 0, and that of round 1 before the end."""
+    config = greedy(tmp_path, rounds=3, local_steps=2)
+    rules = Rules(charge_background=True)
+    assert metered(rig, config, rules=rules).end() == "all rounds are done"
+    ledger, records = ledger_of(config), read_records(state_of(config))
+    charged = [record.charged_uj for record in records]
+    assert ledger.background_uj == ledger.charged_uj - 3 * 800
+    assert ledger.background_uj in {90, 120}  # the last round's is charged where the daemon still gets to it
+    assert charged == sorted(charged, key=lambda value: value or 0)
 
 
 def replace_learning(config: AgentConfig, **changes: Any) -> AgentConfig:
@@ -434,15 +508,58 @@ def replace_learning(config: AgentConfig, **changes: Any) -> AgentConfig:
     return AgentConfig(**{**sections, "learning": LearningSection(batch_size=8, lr=0.05, **changes)})
 
 
-def test_a_meter_that_breaks_ends_the_training_and_the_agent(tmp_path: Path, rig: Rig) -> None:
-    """Energy that nobody can read is not spent on: the training ends, the code is 72, the reservation stays open."""
-    config = replace_learning(alone(tmp_path), local_steps=1_000_000)
-    running = rig.start(config, meter=StepMeter(breaks=True))
-    with pytest.raises(EnergyError, match="the sensor is gone") as error:
-        running.end()
-    assert error.value.exit_code == 72
+def test_a_meter_that_breaks_ends_the_training_and_the_node_shares_on(tmp_path: Path, rig: Rig) -> None:
+    """Energy that nobody can read is not spent on: what was reserved is charged, and no round is trained any more."""
+    config = greedy(tmp_path, rounds=3, local_steps=1_000_000)
+    running = metered(rig, config, breaks=True)
+    assert running.end() == "all rounds are done"
     assert running.trainer.trained == [(0, 1)]
-    assert ledger_of(config).reservation == Reservation(config.descriptor().digest().hex(), 0, 1_000)
+    records = read_records(state_of(config))
+    assert [(r.energy_uj, r.energy_quality) for r in records] == [
+        (1_000, Quality.ESTIMATED),
+        (0, Quality.NONE),
+        (0, Quality.NONE),
+    ]
+    assert records[1].error == "not trained: steps: the sensor is gone"
+    ledger = ledger_of(config)
+    assert (ledger.charged_uj, ledger.windows, ledger.reservation) == (1_000, 1, None)
+
+
+@pytest.mark.parametrize(("mark", "charged"), [("boot 1", 77), ("boot 0", 900), ("", 900)])
+def test_a_counter_of_the_same_boot_settles_what_a_crash_left_open(
+    tmp_path: Path, rig: Rig, mark: str, charged: int
+) -> None:
+    """77 uJ were counted since the window opened; another boot's counter, or none, leaves the reservation charged."""
+    config = greedy(tmp_path, rounds=3, deadline_s=0.2, local_steps=2)
+    run = config.descriptor().digest().hex()
+    ledger = Ledger(100_000, reservation=Reservation(run, 0, 900, mark), period="")
+    leave_state(config, ledger)
+    assert metered(rig, config).end() == "all rounds are done"
+    ended = ledger_of(config)
+    assert ended.forfeited_uj == charged
+
+
+def leave_state(config: AgentConfig, ledger: Ledger) -> None:
+    """Write the journal of a node that died in round 0."""
+    journal = Journal(state_of(config))
+    decision = Decision(True, 1.0, 0.5, "drawn to train")
+    journal.save_state(
+        Snapshot(
+            run=config.descriptor().digest().hex(),
+            round=0,
+            begun=True,
+            finished=False,
+            ledger=ledger,
+            roster=Roster(0, (config.node_id,)),
+            first_round=0,
+            affordable_at_start=None,
+            trained=0,
+            decision=decision,
+            energy_uj=0,
+            energy_quality=Quality.NONE,
+        )
+    )
+    journal.close()
 
 
 def test_a_failed_training_shares_the_old_model_and_costs_what_it_cost(tmp_path: Path, rig: Rig) -> None:

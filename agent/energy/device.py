@@ -120,7 +120,7 @@ class CounterDevice(Device):  # type: ignore[misc]  # pyJoules has no types
             errors=self._errors,
         )
 
-    def window(self, open: bool) -> None:
+    def window(self, open: bool) -> None:  # noqa: A002  it says which edge of a window this is
         """Read now; while a window is open, counters that all stand still are an error."""
         try:
             at_ns = self._read().at.awake_ns
@@ -220,7 +220,7 @@ class SampledDevice(Device):  # type: ignore[misc]  # pyJoules has no types
             cpu_s=now.cpu_s,
         )
 
-    def window(self, open: bool) -> None:
+    def window(self, open: bool) -> None:  # noqa: A002  it says which edge of a window this is
         """Look now, and from now on as often as the window asks for; EnergyError: the sensor is stale."""
         self.sampler.window(open_=open)
 

@@ -1,4 +1,4 @@
-"""Replayed energy: the eight published rows, against the formula that they came from; and what every meter owes."""
+"""Replayed energy: the eight published rows, against the formula that they came from."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 
 from agent.core.budget import Ledger, Reservation
 from agent.core.types import Quality
-from agent.energy.meter import METERS, EnergySettings, Meter
-from agent.energy.trace import PublishedRow, published_row, published_rows
+from agent.energy.settings import EnergySettings
+from agent.energy.trace import PublishedRow, open_trace, published_row, published_rows
 from agent.errors import ConfigError
 
 MOBILENET_PARAMETERS = 3_504_872
@@ -32,8 +32,6 @@ PUBLISHED_MWH = {
     ("femnist", "oneplus-nord-2"): Decimal("8.415981"),
     ("femnist", "poco-x3"): Decimal("28.047269"),
 }
-SETTINGS = {"trace": EnergySettings("trace", "xiaomi-12-pro", "cifar10", 1.0)}
-"""Settings with which each source can be opened here."""
 
 
 def test_each_published_cost_follows_from_its_columns() -> None:
@@ -61,10 +59,10 @@ def test_the_rows_are_those_of_the_paper() -> None:
 @pytest.mark.parametrize("row", published_rows(), ids=lambda row: f"{row.workload}-{row.device}")
 def test_a_budget_pays_for_exactly_its_rounds(row: PublishedRow) -> None:
     """272 rounds fit into the budget of 272 rounds, and not one more; in floats one of them would be lost."""
-    meter = METERS["trace"](EnergySettings("trace", row.device, row.workload, 1.0))
+    meter = open_trace(EnergySettings("trace", row.device, row.workload, 1.0))
     ledger, rounds = Ledger(meter.limit_uj), 0
-    while ledger.affords(meter.cost.upper_uj):
-        ledger = ledger.reserve(Reservation("run", rounds, meter.cost.upper_uj))
+    while ledger.affords(meter.prior.upper_uj):
+        ledger = ledger.reserve(Reservation("run", rounds, meter.prior.upper_uj))
         meter.open()
         ledger = ledger.settle(meter.close().energy_uj)
         rounds += 1
@@ -91,41 +89,16 @@ def test_a_budget_that_is_no_number_of_joules_is_refused(scale: float) -> None:
 def test_an_unknown_device_is_answered_with_those_that_there_are(workload: str, device: str) -> None:
     """All eight rows are named."""
     with pytest.raises(ConfigError) as error:
-        METERS["trace"](EnergySettings("trace", device, workload, 1.0))
+        open_trace(EnergySettings("trace", device, workload, 1.0))
     assert f"no published row for {workload}/{device}; there are cifar10/galaxy-s22-ultra, " in str(error.value)
     assert all(f"{row.workload}/{row.device}" in str(error.value) for row in published_rows())
 
 
-# --- what every source of energy owes the daemon
-
-
-@pytest.fixture(params=METERS)
-def meter(request: pytest.FixtureRequest) -> Meter:
-    """Give a meter of each source."""
-    return METERS[request.param](SETTINGS[request.param])
-
-
-def test_a_window_costs_something_and_says_how_that_is_known(meter: Meter) -> None:
-    """No window is free, none costs more than what is reserved for it, and its quality is one of three."""
-    for _ in range(2):
-        meter.open()
-        assert 0 <= meter.spent_uj() <= meter.cost.upper_uj
-        reading = meter.close()
-        assert isinstance(reading.energy_uj, int)
-        assert 0 < reading.energy_uj <= meter.cost.upper_uj
-        assert reading.quality in {Quality.MEASURED, Quality.ESTIMATED, Quality.REPLAYED}
-
-
-def test_a_meter_knows_what_to_reserve(meter: Meter) -> None:
-    """The upper estimate is not below the expected one, and both and the budget are whole microjoules."""
-    assert 0 < meter.cost.expected_uj <= meter.cost.upper_uj
-    assert meter.limit_uj is None or meter.limit_uj >= 0
-
-
 def test_replayed_energy_is_the_same_however_the_training_went() -> None:
     """A window is charged as a whole when it closes, and calls itself replayed."""
-    meter = METERS["trace"](SETTINGS["trace"])
+    meter = open_trace(EnergySettings("trace", "xiaomi-12-pro", "cifar10", 1.0))
     meter.open()
     assert meter.spent_uj() == 0
     reading = meter.close()
     assert (reading.energy_uj, reading.quality) == (23_518_350, Quality.REPLAYED)
+    assert (meter.measured, meter.learns, meter.lap(), meter.mark(), meter.trouble()) == (False, False, None, "", "")
