@@ -333,14 +333,14 @@ def test_a_damaged_line_is_named(journal: Journal) -> None:
 
 def test_lines_are_bounded_and_the_last_two_files_are_read(tmp_path: Path) -> None:
     """A file that is full becomes the older one; what was older is gone."""
-    journal = Journal(tmp_path / "bounded", lines_bytes=1_000)
+    journal = Journal(tmp_path / "bounded", lines_bytes=2_000)
     for round_ in range(12):
         journal.append(replace(RECORD, round=round_))
         journal.append(EvaluationRecord(round_, "a" * 200, None, None, None))
     for name, read in (("rounds", read_records), ("evaluations", read_evaluations)):
         sizes = {path.name: path.stat().st_size for path in journal.folder.glob(f"{name}.*")}
         assert sizes.keys() == {f"{name}.jsonl", f"{name}.jsonl.1"}
-        assert max(sizes.values()) <= 1_000
+        assert max(sizes.values()) <= 2_000
         rounds = [row.round for row in read(journal.folder)]
         assert rounds == list(range(rounds[0], 12))
         assert len(rounds) > 2

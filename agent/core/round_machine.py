@@ -474,7 +474,7 @@ class RoundMachine:
         kind, rejected = self.schedule.kind(self.round), self.around.inbox.take_rejected()
         me, expected = self.config.node, len(self.peers)
         record = self._state.record(self.run_hex, me, kind, expected, mixed, rejected, self._now)
-        self._do(fx.AppendRecord(replace(record, charged_uj=self.ledger.charged_uj)))
+        self._do(fx.AppendRecord(replace(record, charged_uj=self.ledger.charged_uj, period=self.ledger.period)))
 
     # --- the end of the run
 

@@ -224,6 +224,8 @@ class RoundRecord:
     """None where nothing was trained, or the energy is replayed."""
     charged_uj: int | None = None
     """What the ledger had charged when the round ended; None in records of releases that did not write it."""
+    period: str = ""
+    """The budget period then."""
     share_uj: int | None = None
     """Energy from the end of training to the end of the round; None where the source does not measure it."""
     idle_uj: int | None = None

@@ -1,0 +1,126 @@
+"""An audit takes each decision again, and finds whatever was changed in a record."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from agent.audit import Audit, Terms, audit
+from agent.core.budget import Cost, Ledger
+from agent.core.events import BudgetRenewed, EnergyFlowed
+from agent.core.participation import POLICIES
+from agent.core.types import RoundKind, RoundRecord
+from tests.core.alone import ME, Alone, lone_run
+
+COSTS = (1_000, 1_300, 900, 1_100, 2_000, 1_000, 1_050)
+
+
+def history(policy: str = "skiptrain-replanned", limit: int = 16_000) -> Alone:
+    """Return a run that is over."""
+    alone = Alone(lone_run(policy), COSTS, Ledger(limit))
+    alone.go()
+    return alone
+
+
+def checked(alone: Alone, records: list[RoundRecord] | None = None) -> Audit:
+    """Audit what a run left behind."""
+    terms = Terms(alone.run, ME, alone.prior, alone.learns)
+    return audit(alone.records if records is None else records, terms, alone.saved)
+
+
+@pytest.mark.parametrize("policy", sorted(POLICIES))
+@pytest.mark.parametrize("prior", [None, Cost(1_000, 1_500)])
+def test_what_a_machine_writes_is_explained_whole(policy: str, prior: Cost | None) -> None:
+    """Every decision and every belief of every policy follows from the records alone; all joules are there."""
+    alone = Alone(lone_run(policy), COSTS, Ledger(16_000), prior)
+    alone.go()
+    found = checked(alone)
+    assert found.findings == []
+    assert (found.rounds, found.taken_again, found.unexplained) == (40, 40, 0)
+    assert found.train_uj == alone.machine.ledger.charged_uj
+    assert found.outside_uj == 0
+
+
+def test_exact_costs_are_explained_as_well() -> None:
+    """As with a trace: nothing is learnt, and each round costs what was believed."""
+    alone = Alone(lone_run("skiptrain-constrained"), (1_000,), Ledger(12_000), Cost(1_000, 1_000), learns=False)
+    alone.go()
+    assert checked(alone).findings == []
+
+
+CHANGES: dict[str, Callable[[RoundRecord], RoundRecord]] = {
+    "a joule less spent": lambda r: replace(r, energy_uj=r.energy_uj - 1),
+    "a joule more spent": lambda r: replace(r, energy_uj=r.energy_uj + 1),
+    "less charged": lambda r: replace(r, charged_uj=(r.charged_uj or 0) - 1),
+    "another draw": lambda r: replace(r, decision=replace(r.decision, draw=0.99)),
+    "another probability": lambda r: replace(r, decision=replace(r.decision, probability=0.5)),
+    "another decision": lambda r: replace(r, decision=replace(r.decision, train=not r.decision.train)),
+    "another reason": lambda r: replace(r, decision=replace(r.decision, reason="drawn to win")),
+    "another window": lambda r: replace(r, window=replace(r.window, whole_uj=10**7) if r.window else None),
+    "another belief": lambda r: replace(r, account=replace(r.account, expected_uj=1) if r.account else None),
+    "another guard": lambda r: replace(r, account=replace(r.account, upper_uj=10**9) if r.account else None),
+    "another budget": lambda r: replace(
+        r, account=replace(r.account, ledger=replace(r.account.ledger, limit_uj=10**9)) if r.account else None
+    ),
+    "a refund": lambda r: replace(
+        r, account=replace(r.account, ledger=replace(r.account.ledger, charged_uj=0)) if r.account else None
+    ),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_whatever_is_changed_is_found(change: str) -> None:
+    """In any trained round that is neither the first nor among the last."""
+    alone = history()
+    trained = [i for i, record in enumerate(alone.records) if record.decision.train]
+    for i in trained[2:-3]:
+        records = list(alone.records)
+        records[i] = CHANGES[change](records[i])
+        found = checked(alone, records)
+        if change == "a joule more spent":
+            assert any("were not charged" in each.what for each in found.findings), i
+        elif change == "a joule less spent":
+            assert found.findings or found.outside_uj == 1, i
+        else:
+            assert found.findings, (i, records[i])
+
+
+def test_a_round_trained_in_secret_is_found() -> None:
+    """A skipped round that claims joules, and a trained one that claims none."""
+    alone = history()
+    skipped = next(i for i, r in enumerate(alone.records) if not r.decision.train and r.kind is RoundKind.TRAINING)
+    records = list(alone.records)
+    records[skipped] = replace(records[skipped], energy_uj=5)
+    assert "that was not trained" in checked(alone, records).findings[0].what
+
+
+def test_renewed_recharged_and_charged_budgets_are_explained() -> None:
+    """A day's end, a panel's credit, and what sharing cost: charged outside of training, and nothing is missing."""
+    alone = Alone(lone_run("skiptrain-replanned"), COSTS, Ledger(5_000, period="@1"))
+    alone.do(BudgetRenewed("@1", 5_000, None, 20.0))
+    alone.go(8)
+    alone.do(EnergyFlowed(credit_uj=700, background_uj=40))
+    alone.go(8)
+    alone.do(BudgetRenewed("@2", 5_000, None, 20.0))
+    alone.go()
+    found = checked(alone)
+    assert found.findings == []
+    assert found.outside_uj == 40
+    assert alone.machine.ledger.period == "@2"
+
+
+def test_records_of_another_run_are_only_added_up() -> None:
+    """They cannot be taken again, and are counted as such."""
+    alone = history()
+    found = audit(alone.records, Terms(lone_run("greedy"), ME))
+    assert (found.taken_again, found.unexplained, found.findings) == (0, 40, [])
+
+
+def test_a_ledger_on_disk_that_lost_joules_is_found() -> None:
+    """The state must hold at least what the last record says."""
+    alone = history()
+    assert alone.saved is not None
+    alone.saved = replace(alone.saved, ledger=replace(alone.saved.ledger, charged_uj=3))
+    assert "gone from the ledger that follows" in checked(alone).findings[-1].what
