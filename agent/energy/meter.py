@@ -11,6 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeAlias
@@ -171,10 +172,11 @@ class MeasuredMeter:
         try:
             self._joules.stop()
             used = self._between(opened, self.device.state())
-            self.device.window(False)
         except EnergyError as error:
             return self._lost(str(error), self._clock() - self._last_s, opened)
         finally:
+            with suppress(EnergyError):  # it goes back to its idle rate all the same
+                self.device.window(False)
             self._lapped = self._state_or(self._lapped)
         gross_uj = round(sum(self._joules.get_trace()[0].energy.values()))
         if gross_uj <= 0:

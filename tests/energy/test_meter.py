@@ -1,0 +1,164 @@
+"""Windows over devices: joules with their coverage and bound, phases, corrections, and sensors that go."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.core.types import Quality
+from agent.energy.device import CounterDevice, SampledDevice
+from agent.energy.meter import MeasuredMeter
+from agent.energy.settings import Correction
+from tests.energy.clock import Clock, Counter, Power
+
+
+class Rig:
+    """A clock, a counter or a power, and the meter over them."""
+
+    def __init__(self, tmp_path: Path, reader: Counter | Power, **options: Any) -> None:
+        self.clock, self.reader = Clock(), reader
+        self.boot = tmp_path / "boot_id"
+        self.boot.write_text("boot-1\n")
+        self.meter = self.open(**options)
+
+    def open(self, quality: Quality = Quality.MEASURED, **options: Any) -> MeasuredMeter:
+        """Return a meter, as of a new process."""
+        clocks = self.clock.clocks()
+        device: CounterDevice | SampledDevice
+        if isinstance(self.reader, Counter):
+            device = CounterDevice(self.reader, clocks=clocks)
+        else:
+            device = SampledDevice(self.reader, clocks=clocks, thread=False)
+        clock = self.clock
+        fixed: dict[str, Any] = {"boot_id": self.boot, "clock": lambda: clock.now_ns / 1e9}
+        return MeasuredMeter("toy", device, quality, **fixed, **options)
+
+    def use(self, joules: float, seconds: float) -> None:
+        """Let time pass, in which so much is used."""
+        self.clock.pass_s(seconds)
+        if isinstance(self.reader, Counter):
+            self.reader.uj[0] += round(joules * 1e6)
+
+
+def test_a_window_is_what_was_used_in_it(tmp_path: Path) -> None:
+    """3 J of it in the middle, 10 in all; gross, net of 2 W idle, whole seconds, fully covered."""
+    rig = Rig(tmp_path, Counter(), idle_w=2.0)
+    rig.use(5, 1)
+    rig.meter.open()
+    rig.use(3, 1)
+    assert rig.meter.spent_uj() == 3_000_000
+    rig.use(7, 1)
+    reading = rig.meter.close()
+    assert (reading.energy_uj, reading.net_uj, reading.quality) == (10_000_000, 6_000_000, Quality.MEASURED)
+    assert (reading.seconds, reading.coverage, reading.error) == (2.0, 1.0, "")
+    assert 0 < reading.bound_uj < 20_000
+
+
+def test_phases_add_up_to_everything(tmp_path: Path) -> None:
+    """What is spent outside of windows is told once, and nothing of a window is in it."""
+    rig = Rig(tmp_path, Counter())
+    rig.use(5, 1)
+    rig.meter.open()
+    rig.use(11, 1)
+    assert rig.meter.lap() == 5_000_000
+    rig.meter.close()
+    rig.use(2, 1)
+    assert rig.meter.trouble() == ""
+    rig.use(1, 1)
+    assert (rig.meter.lap(), rig.meter.lap()) == (3_000_000, 0)
+
+
+def test_a_correction_is_applied_to_joules_once(tmp_path: Path) -> None:
+    """10 J in 2 s, slope 1.1, offset 0.5 W: 12 J; the same for what is spent so far, and for laps."""
+    rig = Rig(tmp_path, Counter(), correction=Correction(1.1, 0.5))
+    rig.meter.open()
+    rig.use(10, 2)
+    assert rig.meter.spent_uj() == 12_000_000
+    assert rig.meter.close().energy_uj == 12_000_000
+    rig.use(10, 2)
+    assert rig.meter.lap() == 12_000_000
+
+
+def test_a_sensor_that_goes_is_charged_for_at_its_most(tmp_path: Path) -> None:
+    """4 J were seen, then nothing for 2 s of a board that draws 9 W at most: 22 J, estimated, half covered."""
+    rig = Rig(tmp_path, Counter(), max_w=9.0)
+    rig.meter.open()
+    rig.use(4, 2)
+    rig.meter.spent_uj()
+    assert isinstance(rig.reader, Counter)
+    rig.reader.broken = "the sensor is gone"
+    rig.use(0, 2)
+    reading = rig.meter.close()
+    assert (reading.energy_uj, reading.quality, reading.error) == (22_000_000, Quality.ESTIMATED, "the sensor is gone")
+    assert (reading.coverage, reading.bound_uj) == (0.5, 18_000_000)
+    assert rig.meter.trouble() == "toy: the sensor is gone"
+    assert rig.meter.lap() is None
+    rig.reader.broken = ""
+    assert rig.meter.trouble() == ""
+    rig.meter.open()
+    rig.use(1, 1)
+    assert rig.meter.close().energy_uj == 1_000_000
+
+
+def test_a_window_in_which_nothing_was_counted_is_no_window_of_zero_joules(tmp_path: Path) -> None:
+    """It took half a second and counted nothing: the meter says so instead of 0 J."""
+    rig = Rig(tmp_path, Counter(), max_w=9.0)
+    rig.meter.open()
+    rig.use(0, 0.5)
+    reading = rig.meter.close()
+    assert "counted nothing at all" in reading.error
+    assert reading.energy_uj == 4_500_000
+
+
+def test_a_window_that_was_badly_observed_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A sampler that did not get to look for most of a window says how much of it was seen."""
+    rig = Rig(tmp_path, Power((5_000_000,)))
+    rig.meter.open()
+    rig.use(0, 10)
+    with caplog.at_level(logging.WARNING):
+        reading = rig.meter.close()
+    assert reading.energy_uj >= 50_000_000
+    assert reading.coverage < 0.1
+    assert "energy: toy was observed in" in caplog.text
+
+
+# --- what a crash leaves open
+
+
+def test_a_counter_of_the_same_boot_knows_what_a_crash_cost(tmp_path: Path) -> None:
+    """7 J since the mark, in another process."""
+    rig = Rig(tmp_path, Counter())
+    mark = rig.meter.mark()
+    rig.use(7, 3)
+    assert rig.open().since(mark) == 7_000_000
+
+
+@pytest.mark.parametrize("mark", ["", "{", "[1]", "[1,2,3,4]", '["boot-1", 0, ["psys"], [0]]', "null", '"x"'])
+def test_a_mark_that_is_none_settles_nothing(tmp_path: Path, mark: str) -> None:
+    """Whatever stands in the journal."""
+    assert Rig(tmp_path, Counter()).meter.since(mark) is None
+
+
+def test_another_boot_a_reset_or_an_estimate_settle_nothing(tmp_path: Path) -> None:
+    """Then the reservation stays charged."""
+    rig = Rig(tmp_path, Counter([5_000_000]))
+    mark = rig.meter.mark()
+    rig.use(1, 1)
+    rig.boot.write_text("boot-2\n")
+    assert rig.open().since(mark) is None
+    rig.boot.write_text("boot-1\n")
+    assert rig.open().since(mark) == 1_000_000
+    assert isinstance(rig.reader, Counter)
+    rig.reader.uj[0] = 3
+    assert rig.open().since(mark) is None
+    assert rig.open(Quality.ESTIMATED).mark() == ""
+    rig.boot.unlink()
+    assert rig.open().since(rig.open().mark()) is None
+
+
+def test_a_power_has_no_counter_to_settle_with(tmp_path: Path) -> None:
+    """Nobody looked while the agent was gone."""
+    assert Rig(tmp_path, Power()).meter.mark() == ""
