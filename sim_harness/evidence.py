@@ -40,6 +40,10 @@ ROUND_COLUMNS = (
     "train_s",
     "collect_s",
     "error",
+    "bound_j",
+    "coverage",
+    "share_j",
+    "idle_j",
 )
 EVALUATION_COLUMNS = ("round", "node", "accuracy", "own_accuracy", "loss")
 
@@ -103,7 +107,16 @@ def _round_row(record: RoundRecord) -> tuple[object, ...]:
         f"{record.train_s:.4f}",
         f"{record.collect_s:.4f}",
         record.error,
+        "" if record.window is None else f"{record.window.bound_uj / 1e6:.6f}",
+        "" if record.window is None else f"{record.window.coverage:.6f}",
+        _joules(record.share_uj),
+        _joules(record.idle_uj),
     )
+
+
+def _joules(amount_uj: int | None) -> str:
+    """Return joules, or nothing where they were not measured."""
+    return "" if amount_uj is None else f"{amount_uj / 1e6:.6f}"
 
 
 def write_evaluations(path: Path, nodes: Iterable[NodeFiles]) -> None:
@@ -178,7 +191,14 @@ def summary(  # noqa: PLR0917
             "max": max(per_node),
             "consensus": consensus,
         },
-        "energy_j": {"train": sum(charged) / 1e6, "total": sum(charged) / 1e6, "d_psgd_equivalent": d_psgd_uj / 1e6},
+        "energy_j": {
+            "train": sum(node.snapshot.ledger.charged_uj - node.snapshot.ledger.background_uj for node in evidence)
+            / 1e6,
+            "share": _sum_j(record.share_uj for record in records),
+            "idle": _sum_j(record.idle_uj for record in records),
+            "total": sum(charged) / 1e6,
+            "d_psgd_equivalent": d_psgd_uj / 1e6,
+        },
         "training_rounds": {"total": sum(trained), "max": max(trained)},
         "budget": {
             "limit_j": None if None in limits else sum(limit for limit in limits if limit is not None) / 1e6,
@@ -212,6 +232,12 @@ def summary(  # noqa: PLR0917
             for i, node in enumerate(evidence)
         ],
     }
+
+
+def _sum_j(amounts_uj: Iterable[int | None]) -> float | None:
+    """Return the sum in joules; None where nothing was measured."""
+    known = [amount for amount in amounts_uj if amount is not None]
+    return sum(known) / 1e6 if known else None
 
 
 def write_summary(path: Path, values: dict[str, Any]) -> None:

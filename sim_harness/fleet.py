@@ -20,7 +20,6 @@ from agent.config import (
     RunSection,
 )
 from agent.core.types import ModelShape, NodeId
-from agent.energy_config import EnergySection
 from agent.errors import ConfigError
 from agent.learning.data import Dataset, check
 from agent.learning.sources import load
@@ -139,11 +138,7 @@ def node_config(  # noqa: PLR0917
             test_source="npz",
             test_path=str(test_path),
         ),
-        energy=EnergySection(
-            device=scenario.device(index).device,
-            workload=scenario.energy.workload,
-            budget_scale=scenario.energy.budget_scale,
-        ),
+        energy=scenario.energy_section(index),
         mqtt=MqttSection(host=host, port=port, answer_timeout_s=_ANSWER_S),
         discovery=DiscoverySection(
             mdns=scenario.discovery.mdns,

@@ -8,17 +8,22 @@ spend.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from agent.core import events as ev
 from agent.core.budget import Cost, Ledger, Reservation
 from agent.core.participation import POLICIES, Participant
-from agent.core.types import NodeId, RoundKind, Schedule
-from agent.energy.trace import PublishedRow
+from agent.core.purse import Purse
+from agent.core.round_state import MachineConfig
+from agent.core.types import ModelShape, NodeId, RoundKind, RunDescriptor, Schedule, WindowDetail
+from agent.energy.allowance import Allowance
+from agent.energy_config import budget_terms
+from sim_harness.devices import FleetDevice
 from sim_harness.scenario import Scenario
 
 UJ_PER_WH = 3_600_000_000
@@ -30,9 +35,9 @@ _NEGLIGIBLE = 1e-15
 class DevicePlan:
     """One type of device: its budget, and the training rounds of one such node."""
 
-    row: PublishedRow
+    row: FleetDevice
     limit_uj: int | None
-    budget_rounds: int
+    budget_rounds: int | None
     probability: float
     """Of training in the node's first training round."""
     expected_rounds: float
@@ -66,7 +71,7 @@ def plan(scenario: Scenario) -> dict[str, Any]:
             "per_device": {name: _mean(realised, kinds, kind) for name, kind in devices.items()},
         },
         "energy_wh": {
-            "total": _wh(count * kind.row.cost_uj for count, kind in zip(realised, kinds, strict=True)),
+            "total": _wh(kind.row.spent_uj(count) for count, kind in zip(realised, kinds, strict=True)),
             "expected": _wh(kind.expected_rounds * kind.row.cost_uj for kind in kinds),
             "max": _wh(kind.max_rounds * kind.row.cost_uj for kind in kinds),
             "d_psgd": _wh(scenario.rounds * kind.row.cost_uj for kind in kinds),
@@ -78,12 +83,40 @@ def plan(scenario: Scenario) -> dict[str, Any]:
 
 def rounds_trained(scenario: Scenario, index: int, node: NodeId) -> list[int]:
     """Return the rounds that this node will train in: the same decisions as the agent's, energy as in the trace."""
-    who, ledger = _participant(scenario, index, node), Ledger(scenario.limit_uj(index))
+    if scenario.device(index).windows:
+        return _rounds_of_recording(scenario, index, node)
+    limit_uj, limit_rounds = scenario.limits(index)
+    who, ledger = _participant(scenario, index, node), Ledger(limit_uj, limit_rounds=limit_rounds)
     found = []
     for round_ in _training_slots(who.schedule):
         if who.decide(round_, ledger).train:
             found.append(round_)
             ledger = _charged(ledger, _cost_uj(who))
+    return found
+
+
+def _rounds_of_recording(scenario: Scenario, index: int, node: NodeId) -> list[int]:
+    """Return the same for a recording: what is learnt from one round changes the plan of the next."""
+    run = RunDescriptor(
+        scenario.name,
+        scenario.seed,
+        ModelShape(scenario.model.name, (1, 1, 1), 2),
+        scenario.schedule(),
+        scenario.policy.name,
+        scenario.topology_spec(),
+    )
+    meter, (limit_uj, limit_rounds) = scenario.device(index).meter(scenario.energy.round_j), scenario.limits(index)
+    config = MachineConfig(node, run, meter.prior, learns_cost=True)
+    purse = Purse(config, Ledger(limit_uj, limit_rounds=limit_rounds), None, replace(meter.history, workload=""))
+    found: list[int] = []
+    for round_ in _training_slots(scenario.schedule()):
+        decision, _ = purse.decide(round_, 0, len(found), 0.0)
+        if decision.train:
+            found.append(round_)
+            purse.reserve("", round_)
+            cost = meter.close()
+            window = WindowDetail("recording", cost.seconds, 1.0, 0, None, cost.whole_uj)
+            purse.settle(ev.TrainingFailed(round_, "", cost.energy_uj, cost.quality, window))
     return found
 
 
@@ -93,8 +126,8 @@ def _charged(ledger: Ledger, cost_uj: int) -> Ledger:
     return ledger.reserve(Reservation("", 0, cost_uj)).settle(cost_uj)
 
 
-def _types(scenario: Scenario) -> Iterator[tuple[int, PublishedRow]]:
-    for i in range(min(scenario.nodes, len(scenario.energy.devices))):
+def _types(scenario: Scenario) -> Iterator[tuple[int, FleetDevice]]:
+    for i in range(min(scenario.nodes, scenario.device_types())):
         yield i, scenario.device(i)
 
 
@@ -115,9 +148,16 @@ def _device_plan(scenario: Scenario, index: int) -> DevicePlan:
     who = _participant(scenario, index, NodeId("any"))
     slots = who.schedule.training_slots()
     expected, most = _distribution(who, limit)
-    budget_rounds = row.limit_uj(scenario.energy.budget_scale) // row.cost_uj
+    budget_rounds = _budget_rounds(scenario, index)
     first = _probability(who, 0, limit) if slots else 0.0
     return DevicePlan(row, limit, budget_rounds, first, expected, most)
+
+
+def _budget_rounds(scenario: Scenario, index: int) -> int | None:
+    """Return how many rounds the budget pays for, whether or not the policy obeys it; None without a budget."""
+    device = scenario.device(index)
+    allowance = Allowance(budget_terms(scenario.energy_section(index)), device.published_uj)
+    return Ledger(allowance.limit_uj, limit_rounds=allowance.limit_rounds).affordable(device.cost)
 
 
 def _probability(who: Participant, round_: int, left_uj: int | None) -> float:

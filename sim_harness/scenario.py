@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from importlib import resources
+from pathlib import Path
 from typing import Annotated
 
 import msgspec
@@ -26,11 +27,13 @@ from agent.config import (
 from agent.core.participation import POLICIES, effective_schedule
 from agent.core.topology import feasible_degree
 from agent.core.types import NodeId, Schedule, TopologySpec
-from agent.energy.trace import PublishedRow, published_row, published_rows
-from agent.energy_config import EnergySection, energy_problems
+from agent.energy.allowance import Allowance
+from agent.energy.trace import published_rows
+from agent.energy_config import BudgetSection, EnergySection, budget_terms, energy_problems
 from agent.errors import ConfigError
 from agent.learning.sources import SOURCES
 from agent.yaml_file import Document, Section, choose
+from sim_harness.devices import FleetDevice, published_device, recorded_device
 from sim_harness.partition import PARTITIONS
 
 MAX_NODES = 100_000
@@ -63,7 +66,7 @@ class FleetModelSection(Section, frozen=True, kw_only=True):
 
 
 class FleetEnergySection(Section, frozen=True, kw_only=True):
-    """Published traces: node i has the device i modulo their number; `budget_scale` multiplies each budget's joules."""
+    """Replayed energy: node i has the device i modulo their number; `budget_scale` multiplies published budgets."""
 
     devices: Annotated[tuple[str, ...], Meta(min_length=1)] = (
         "xiaomi-12-pro",
@@ -73,6 +76,14 @@ class FleetEnergySection(Section, frozen=True, kw_only=True):
     )
     workload: str = "cifar10"
     budget_scale: Annotated[float, Meta(ge=0)] = 1.0
+    source: str = "trace"
+    """`recording`: node i replays the file i modulo their number, and `budget` says what it may spend."""
+    files: tuple[str, ...] = ()
+    round_s: Seconds | None = None
+    """Length of a training round, where a recording has no windows of its own."""
+    round_j: Annotated[float, Meta(gt=0)] | None = None
+    """What a training round is believed to cost before any was measured; left out: what the recording says."""
+    budget: BudgetSection = BudgetSection()
 
 
 class EngineSection(Section, frozen=True, kw_only=True):
@@ -123,15 +134,46 @@ class Scenario(Section, frozen=True, kw_only=True):
         digits = max(3, len(str(self.nodes - 1)))
         return [NodeId(f"n{i:0{digits}d}") for i in range(self.nodes)]
 
-    def device(self, index: int) -> PublishedRow:
-        """Return the published row of the node with that index."""
-        return published_row(self.energy.workload, self.energy.devices[index % len(self.energy.devices)])
+    def device_types(self) -> int:
+        """Return how many types of device there are."""
+        return len(self.energy.files if self.energy.source == "recording" else self.energy.devices)
+
+    def device(self, index: int) -> FleetDevice:
+        """Return what the node with that index replays; ConfigError."""
+        energy, which = self.energy, index % self.device_types()
+        if energy.source == "recording":
+            return recorded_device(energy.files[which], energy.round_s)
+        return published_device(energy.workload, energy.devices[which], energy.budget_scale)
+
+    def limits(self, index: int) -> tuple[int | None, int | None]:
+        """Return a node's budget in microjoules and in rounds; None where the policy ignores budgets."""
+        if not POLICIES[self.policy.name].obeys_budget:
+            return None, None
+        allowance = Allowance(budget_terms(self.energy_section(index)), self.device(index).published_uj)
+        return allowance.limit_uj, allowance.limit_rounds
 
     def limit_uj(self, index: int) -> int | None:
-        """Return a node's budget in microjoules; None where the policy ignores budgets."""
-        if not POLICIES[self.policy.name].obeys_budget:
-            return None
-        return self.device(index).limit_uj(self.energy.budget_scale)
+        """Return a node's budget in microjoules; None where it has none, or the policy ignores it."""
+        return self.limits(index)[0]
+
+    def energy_section(self, index: int) -> EnergySection:
+        """Return the section `energy` of a node's configuration."""
+        energy, which = self.energy, index % self.device_types()
+        if energy.source == "recording":
+            return EnergySection(
+                source="recording",
+                file=str(Path(energy.files[which]).absolute()),
+                round_s=energy.round_s,
+                round_j=energy.round_j,
+                budget=energy.budget,
+            )
+        return EnergySection(
+            source="trace",
+            device=energy.devices[which],
+            workload=energy.workload,
+            budget_scale=energy.budget_scale,
+            budget=energy.budget,
+        )
 
     def schedule(self) -> Schedule:
         """Return the schedule that the policy follows."""
@@ -173,12 +215,8 @@ def dump_scenario(scenario: Scenario) -> str:
 
 
 def _problems(scenario: Scenario) -> Iterator[tuple[str, str]]:
-    energy = scenario.energy
     yield from shared_problems(scenario.policy, scenario.topology, scenario.model.name)
-    for i, device in enumerate(energy.devices):
-        row = EnergySection(device=device, workload=energy.workload, budget_scale=energy.budget_scale)
-        for where, message in energy_problems(row, None):
-            yield (_energy_key(energy, i) if where == "$.energy" else where), message
+    yield from _energy_problems(scenario)
     names = (
         ("$.data.source", scenario.data.source, list(SOURCES)),
         ("$.data.partition.kind", scenario.data.partition.kind, list(PARTITIONS)),
@@ -195,6 +233,32 @@ def _problems(scenario: Scenario) -> Iterator[tuple[str, str]]:
         yield "$.name", problem
     if scenario.nodes > 1 and not (scenario.discovery.mdns or scenario.discovery.static):
         yield "$.discovery", "no way to find peers: set discovery.mdns, or discovery.static for a list, to true"
+
+
+def _energy_problems(scenario: Scenario) -> Iterator[tuple[str, str]]:
+    energy, budget = scenario.energy, scenario.energy.budget
+    if energy.source not in {"trace", "recording"}:
+        yield "$.energy.source", choose(energy.source, ["trace", "recording"])
+        return
+    if energy.source == "recording" and not energy.files:
+        yield "$.energy", "source `recording` needs `files: [...]`"
+        return
+    if budget.joules_per_day is not None:
+        yield "$.energy.budget.joules_per_day", "a scenario has no days; give `joules`, `battery_share` or `rounds`"
+    if budget.battery_share is not None and budget.battery_wh is None:
+        yield "$.energy.budget.battery_share", "no gauge here tells how much a battery holds; set battery_wh"
+    for i in range(scenario.device_types()):
+        for where, message in energy_problems(scenario.energy_section(i), None):
+            yield (_energy_key(energy, i) if where == "$.energy" else where), message
+        if energy.source == "recording":
+            try:
+                scenario.device(i)
+            except ConfigError as error:
+                yield f"$.energy.files[{i}]", str(error)
+    given = budget_terms(scenario.energy_section(0)).is_given
+    policy = POLICIES.get(scenario.policy.name)
+    if energy.source == "recording" and policy is not None and policy.obeys_budget and not given:
+        yield "$.energy", f"{scenario.policy.name} needs a budget: energy.budget.joules, battery_share or rounds"
 
 
 def _energy_key(energy: FleetEnergySection, index: int) -> str:

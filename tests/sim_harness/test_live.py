@@ -62,7 +62,7 @@ SETTINGS = (f"topology.degree={DEGREE}", "energy.budget_scale=0.01")
 SUMMARY_KEYS = {
     *("scenario", "engine", "nodes", "rounds", "seed", "policy", "topology.kind", "topology.degree"),
     *("accuracy.mean", "accuracy.std", "accuracy.min", "accuracy.max", "accuracy.consensus"),
-    *("energy_j.train", "energy_j.total", "energy_j.d_psgd_equivalent"),
+    *("energy_j.train", "energy_j.share", "energy_j.idle", "energy_j.total", "energy_j.d_psgd_equivalent"),
     *("training_rounds.total", "training_rounds.max"),
     *("budget.limit_j", "budget.spent_j", "budget.overspent_nodes"),
     *("messages.delivered", "messages.missing", "messages.rejected", "messages.expected", "messages.mixed"),
@@ -75,6 +75,7 @@ COLUMNS = {
     "rounds.csv": (
         *("node", "round", "kind", "decision", "probability", "reason", "energy_j", "energy_quality", "loss"),
         *("peers_expected", "peers_received", "rejected", "digest_published", "mixed", "train_s", "collect_s", "error"),
+        *("bound_j", "coverage", "share_j", "idle_j"),
     ),
     "evaluation.csv": ("round", "node", "accuracy", "own_accuracy", "loss"),
 }
