@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import get_args
 
 import msgspec
 
@@ -16,11 +17,16 @@ def keys_of(config: type[msgspec.Struct]) -> dict[str, object]:
     """Return every key of agent.yaml with its default; NODEFAULT where it must be given."""
     found: dict[str, object] = {}
     for part in msgspec.structs.fields(config):
-        if isinstance(part.type, type) and issubclass(part.type, msgspec.Struct):
-            found |= {f"{part.name}.{field.name}": field.default for field in msgspec.structs.fields(part.type)}
+        sections = [kind for kind in (part.type, *get_args(part.type)) if _is_section(kind)]
+        if sections:
+            found |= {f"{part.name}.{name}": default for name, default in keys_of(sections[0]).items()}
         else:
             found[part.name] = part.default
     return found
+
+
+def _is_section(kind: object) -> bool:
+    return isinstance(kind, type) and issubclass(kind, msgspec.Struct)
 
 
 def test_every_key_is_documented_with_its_default() -> None:

@@ -149,8 +149,8 @@ class MeasuredMeter:
         """Begin a training window."""
         self._keep_lap()
         self.device.window(True)
-        state = self.device.state()
         self._joules.start("round")
+        state = self.device.state()  # behind the reading of the joules, at the end too: both windows are equally long
         with self._lock:
             self._opened, self._last_uj, self._last_s = state, 0, self._clock()
 
