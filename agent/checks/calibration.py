@@ -18,7 +18,10 @@ from agent.learning.worker import TrainerWorker
 LOW, HIGH = 0.5, 1.25
 """Watts from LOW x idle to HIGH x max fit the profile: sources differ by 30 to 90 % for one kind of board."""
 TENFOLD = (7.0, 14.0)
-"""A ratio in this range is a shunt of 10 mOhm taken for one of 100, or the other way round."""
+"""A ratio of measured to expected watts in this range is a shunt of 10 mOhm taken for one of 100, or the other way round."""
+
+MORE = 0.02
+"""By this share at least training draws more than rest does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +143,7 @@ def _judge(bench: Bench, known: Known, stretch: Stretch, line: str) -> Finding:
     line = f"{line}; the profile says {known}"
     if bench.agent_runs:
         return ok(f"{line}; an agent is running, so both are its watts, too")
-    if training.watts - idle.watts <= training.bound_w + idle.bound_w:
+    if training.watts - idle.watts <= max(training.bound_w + idle.bound_w, MORE * idle.watts):
         return warning(
             f"training draws no more than rest: {line}",
             "check that energy.rails names what feeds the processor, and that the sensor is not stuck",

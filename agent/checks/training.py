@@ -19,11 +19,14 @@ STEP_S = 150.0
 
 
 def check(bench: Bench) -> Finding:
-    """Train one step; the child stays for the check that measures it. TrainingError, ConfigError, DataError."""
+    """Train one step; the child stays for the check that measures it. TrainingError, ConfigError."""
     config = bench.config
     began = time.monotonic()
     bench.worker = TrainerWorker(worker_config(config))
-    bench.first_params = model_info(config, bench.worker).initial_params
+    try:
+        bench.first_params = model_info(config, bench.worker).initial_params
+    except TrainingError as error:
+        return _why(bench, str(error))
     outcome = _one_step(bench.worker, one_task(bench, bench.first_params, 1))
     if outcome.error:
         return _why(bench, outcome.error)
@@ -67,7 +70,7 @@ def _why(bench: Bench, error: str) -> Finding:
         return failed(error.partition(";")[0], torch_fix(bench))
     if "SIGKILL" in error:
         return failed(
-            error.partition(":")[0] + ", most likely for want of memory",
+            f"{error.partition(' by SIGKILL')[0]} by SIGKILL, most likely for want of memory",
             "use a smaller model or learning.batch_size, fewer learning.threads, or give the board swap",
         )
     what, _, fix = error.partition("; ")
