@@ -28,6 +28,7 @@ from agent.journal import Journal
 from agent.network.mdns import Mdns, advertise_broker
 from agent.network.mqtt import MqttConfig, MqttTransport
 from agent.network.transport import Disconnected, Identity, PresenceSeen, SessionConflict, Subscribed
+from agent.status import Status, write_status
 from sim_harness.brokers import open_broker
 from tests.device_rig import device_config, write_config
 from tests.energy import trees
@@ -74,7 +75,7 @@ class Device:
             proc=place(folder).proc,
             run=fill(folder / "run/systemd/timesync", {"synchronized": ""}).parents[1],
             synchronised=lambda: True,
-            idle_s=0.3,
+            idle_s=0.2,
             load_s=0.6,
             listen_s=1.0,
         )
@@ -194,10 +195,10 @@ def test_a_device_that_is_well(device: Device, stack: ExitStack) -> None:
     for name, wanted in {
         "configuration": r"node a of fleet \w+, run toy; profile .*own.yaml: support train",
         "data": "digits; test set: digits",
-        "sensor": r"ina \(board: .*\), measured: 2\.[78]\d W ± .* over 0\.\d s, 100% observed",
+        "sensor": r"ina \(board: .*\), measured: 2\.\d\d W ± .* over 0\.\d s, 100% observed",
         "torch": r"torch \d.*: one local step of small-cnn, batch 8, in \d+\.\d{3} s",
-        "calibration": r"at rest 2\.[78]\d W; training 4\.\d\d W .* a round of 4 steps costs about \S+ J \(energy\.round_j",
-        "battery": r"83%, discharging, giving 4\.21 W; ina says 2\.[78]\d W",
+        "calibration": r"at rest 2\.\d\d W; training 4\.\d\d W .* round of 4 steps costs about \S+ J \(energy\.round_j",
+        "battery": r"83%, discharging, giving 4\.21 W; ina says 2\.\d\d W",
         "broker": r"127\.0\.0\.1:\d+, MQTT 5: round trip \d+\.\d ms, 0 agents of fleet \w+ online",
         "mdns": r"heard on 127\.0\.0\.1; 1 other nodes of fleet \w+ seen \(b\)",
         "clock": r"20\d\d-.* UTC, synchronised \(by the kernel\)",
@@ -381,9 +382,42 @@ def test_without_the_board_s_watts_the_numbers_are_for_a_profile(device: Device)
     device.profile(re.sub(r"\{value.*?\}", "null", PROFILE))
     finding = device.ask("sensor", "torch", "calibration")
     assert finding.status == "skipped"
-    assert re.search(
-        r"into a profile of your own .*: at rest 2\.[78]\d W; training 2\.[78]\d W .*round_j", finding.detail
+    assert re.search(r"into a profile of your own .*: at rest 2\.\d\d W; training 2\.\d\d W .*round_j", finding.detail)
+
+
+def test_beside_a_running_agent_the_watts_are_its_too(device: Device) -> None:
+    """Its page is there, its process lives: no board at rest, and memory that it has is not missing."""
+    folder = device.folder / "rt"
+    folder.mkdir()
+    write_status(
+        folder,
+        Status(
+            node="a",
+            fleet="fleet",
+            run="toy",
+            pid=os.getpid(),
+            phase="training",
+            round=0,
+            rounds=6,
+            decision="trains",
+            trained=0,
+            connection="",
+            peers_online=0,
+            neighbours=0,
+            budget_j=None,
+            spent_j=0.0,
+            left_j=None,
+            energy_source="ina",
+            journal_bytes=0,
+            network={},
+            ended="",
+        ),
     )
+    assert device.ask("sensor").detail.endswith("an agent is running, so this is no idle board")
+    finding = device.ask("sensor", "torch", "calibration")
+    assert (finding.status, "an agent is running" in finding.detail) == ("ok", True)
+    device.meminfo(MemAvailable=300_000)
+    assert device.ask("memory").status == "ok"
 
 
 def test_batteries(device: Device) -> None:

@@ -18,8 +18,7 @@ from agent.learning.worker import TrainerWorker
 LOW, HIGH = 0.5, 1.25
 """Watts from LOW x idle to HIGH x max fit the profile: sources differ by 30 to 90 % for one kind of board."""
 TENFOLD = (7.0, 14.0)
-"""A ratio of measured to expected watts in this range is a shunt of 10 mOhm taken for one of 100, or the other way round."""
-
+"""Measured by expected watts in this range are a shunt of 10 mOhm taken for one of 100, or the other way round."""
 MORE = 0.02
 """By this share at least training draws more than rest does."""
 
