@@ -1,4 +1,4 @@
-"""The command line of a device: `skiptrain-agent run | status | peers | export`."""
+"""The command line of a device: `skiptrain-agent run | status | peers | export | doctor`."""
 
 from __future__ import annotations
 
@@ -60,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--json", action="store_true", help="for programs")
         sub.set_defaults(command=command)
     _add_export(commands, common)
+    _add_doctor(commands, common)
     return parser
 
 
@@ -76,6 +77,17 @@ def _add_export(commands: Commands, common: argparse.ArgumentParser) -> None:
         "--class-names", type=_names, default=(), metavar="A,B,C", help="win over data.class_names and names of folders"
     )
     export.set_defaults(command=_export)
+
+
+def _add_doctor(commands: Commands, common: argparse.ArgumentParser) -> None:
+    doctor = commands.add_parser(
+        "doctor", parents=[common], help="check this device, and say what to do about what is wrong"
+    )
+    doctor.add_argument("--profile", default="", metavar="P", help="the board's profile; wins over node.profile")
+    doctor.add_argument("--sysfs-root", default="", metavar="DIR", help="what stands for /sys")
+    doctor.add_argument("--json", action="store_true", help="for programs")
+    doctor.add_argument("--log-level", default="critical", choices=["debug", "info", "warning", "error", "critical"])
+    doctor.set_defaults(command=_doctor)
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -146,6 +158,26 @@ def _export(args: argparse.Namespace) -> None:
     config = load_config(args.config, args.overrides)
     for line in export(config, args.format_, args.out, force=args.force, class_names=args.class_names):
         print(line, file=sys.stderr if line.startswith("note: ") else sys.stdout)
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    import json
+
+    from agent.doctor import Result, examine, lines, summary
+
+    _set_up_logging(args.log_level)
+    overrides = [*args.overrides, *([f"node.profile={json.dumps(args.profile)}"] if args.profile else [])]
+
+    def tell(result: Result) -> None:
+        if not args.json:
+            print(*lines(result), sep="\n", flush=True)
+
+    report = examine(args.config, overrides, sysfs_root=args.sysfs_root, tell=tell)
+    if args.json:
+        _print_json(report)
+    else:
+        print(summary(report))
+    return report.exit_code
 
 
 def _print_json(value: object) -> None:
