@@ -174,11 +174,15 @@ def _between(before: RoundRecord | None, record: RoundRecord, result: Audit) -> 
 def _at_the_end(before: RoundRecord, last: Snapshot, result: Audit) -> Iterator[str]:
     """Yield where the ledger on disk does not go on where the last record ended."""
     if before.charged_uj is not None:
-        yield from _goes_on(before, last.ledger, result)
+        unrecorded_uj = last.energy_uj if (last.run, last.round) != (before.run, before.round) else 0
+        yield from _goes_on(before, last.ledger, result, unrecorded_uj)
 
 
-def _goes_on(before: RoundRecord, ledger: Ledger, result: Audit) -> Iterator[str]:
-    """Yield what is wrong between a record and a ledger that came after it."""
+def _goes_on(before: RoundRecord, ledger: Ledger, result: Audit, unrecorded_uj: int = 0) -> Iterator[str]:
+    """Yield what is wrong between a record and a ledger that came after it.
+
+    `unrecorded_uj`: what a round has spent that has no record yet, as the agent was stopped in it.
+    """
     charged = before.charged_uj or 0
     if ledger.period != before.period:
         return
@@ -188,7 +192,7 @@ def _goes_on(before: RoundRecord, ledger: Ledger, result: Audit) -> Iterator[str
     if was is None or was.period != ledger.period:
         return
     background = ledger.background_uj - was.background_uj
-    extra = ledger.charged_uj - was.charged_uj - background - before.energy_uj
+    extra = ledger.charged_uj - was.charged_uj - background - before.energy_uj - unrecorded_uj
     result.outside_uj += background + max(0, extra)
     if extra > ledger.forfeited_uj - was.forfeited_uj:
         yield f"{extra} uJ were charged that the round before does not say it spent"

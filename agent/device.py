@@ -78,7 +78,7 @@ def mqtt_transport(config: AgentConfig, n_params: int, mailbox: Mailbox) -> Tran
     """Return what connects to a broker once its address is known, for models of `n_params`."""
     mqtt, run = config.mqtt, config.descriptor()
     me = identity(config, run.digest())
-    password = _password(mqtt.password_file) if mqtt.password_file else None
+    password = password_of(mqtt.password_file) if mqtt.password_file else None
     max_unacked = max(MIN_UNACKED, 2 * chunk_count(n_params, mqtt.max_message_bytes))
 
     def make(host: str, port: int) -> Transport:
@@ -147,7 +147,8 @@ def _warn_of_solitude(config: AgentConfig) -> None:
         _log.warning("topology.degree is 0: this node has no neighbours, shares with nobody and learns alone")
 
 
-def _password(path: str) -> str:
+def password_of(path: str) -> str:
+    """Return what a password file holds, without the space around it; ConfigError."""
     try:
         return Path(path).read_text(encoding="utf-8").strip()
     except OSError as error:

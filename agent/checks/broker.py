@@ -16,7 +16,7 @@ from typing import Any
 from agent.checks.check import Bench, Finding, failed, ok, warning
 from agent.checks.mdns import surveyed
 from agent.core.types import NodeId
-from agent.device import _password
+from agent.device import password_of
 from agent.network.mqtt import UNSUPPORTED_VERSION, WRONG_WHO
 from agent.network.mqtt_client import (
     CONNECT_TIMEOUT_S,
@@ -96,7 +96,7 @@ def _session(bench: Bench, host: str, port: int, address: str) -> Finding:
         keepalive_s=mqtt.keepalive_s,
         answer_timeout_s=mqtt.answer_timeout_s,
         username=mqtt.username or None,
-        password=_password(mqtt.password_file) if mqtt.password_file else None,
+        password=password_of(mqtt.password_file) if mqtt.password_file else None,
     )
     topics = Topics(node.fleet, bench.config.run.id)
     for protocol in (MQTT5, MQTT311):

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+STILL_S = 1.0
+"""A source that counts nothing for longer while torch trains does not work."""
 POOR_COVERAGE = 0.9
 """A window of which less was really observed is worth a warning."""
 
@@ -179,9 +181,10 @@ class MeasuredMeter:
                 self.device.window(False)
             self._lapped = self._state_or(self._lapped)
         gross_uj = round(sum(self._joules.get_trace()[0].energy.values()))
-        if gross_uj <= 0:
+        if gross_uj <= 0 and used.seconds > STILL_S:
             return self._lost(f"{self.source} counted nothing at all in a training window", used.seconds, opened)
-        energy_uj = self._correction.apply_uj(gross_uj, used.seconds)
+        # a window that was too short for the counter to move costs what it can have cost at most
+        energy_uj = max(1, self._correction.apply_uj(gross_uj or used.bound_uj, used.seconds))
         if used.coverage < POOR_COVERAGE:
             _log.warning("energy: %s was observed in %.0f %% of a window", self.source, 100 * used.coverage)
         net_uj = None if self._idle_w is None else max(0, energy_uj - round(self._idle_w * 1e6 * used.seconds))
