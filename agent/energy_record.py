@@ -151,7 +151,7 @@ def _sample(device: AnyDevice, correction: Correction, writer: Writer, ticks: It
     finally:
         with suppress(EnergyError):
             device.window(False)
-    return "" if last_uj else f"{', '.join(device.reader.rails)}: nothing was counted in {last_s:.3f} s"
+    return "" if last_uj or not last_s else f"{', '.join(device.reader.rails)}: nothing was counted in {last_s:.3f} s"
 
 
 def _rewrite(out: Path, before: _Before, rounds: Sequence[RoundRecord]) -> None:
