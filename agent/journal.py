@@ -173,26 +173,45 @@ def read_model(folder: Path) -> SavedModel | None:
 
     JournalError: the folder cannot be read, or nothing whole is left in it.
     """
+    found = _newest(folder, Generations(folder, "model", _MODEL_BYTES, dispensable=True), "model")
+    if found is None:
+        return None
+    run, round_, params = _unpack_model(found.body)
+    return SavedModel(run, round_, params, found.generation, found.damaged)
+
+
+def read_snapshot(folder: Path) -> Snapshot | None:
+    """Return the newest whole state, or None where none was ever written; without locking, as `read_model`.
+
+    JournalError: the folder cannot be read, nothing whole is left in it, or what is there is not understood.
+    """
+    found = _newest(folder, Generations(folder, "state", _STATE_BYTES), "state")
+    if found is None:
+        return None
+    try:
+        return msgspec.json.decode(found.body, type=Snapshot)
+    except msgspec.MsgspecError as error:
+        raise JournalError(f"{folder}: the state is whole but not understood: {error}") from None
+
+
+def _newest(folder: Path, generations: Generations, name: str) -> Found | None:
+    """Return the newest whole generation of a file that an agent may be writing."""
     while True:
-        before = _model_files(folder)
+        before = _files(folder, name)
         try:
-            found = Generations(folder, "model", _MODEL_BYTES, dispensable=True).read()
+            found = generations.read()
         except DamagedError:
-            if before == _model_files(folder):
+            if before == _files(folder, name):
                 raise
             continue  # the agent replaced a generation between two looks at it
-        if found is None:
-            return None
-        if found.damaged and before != _model_files(folder):
-            continue
-        run, round_, params = _unpack_model(found.body)
-        return SavedModel(run, round_, params, found.generation, found.damaged)
+        if found is None or not found.damaged or before == _files(folder, name):
+            return found
 
 
-def _model_files(folder: Path) -> list[tuple[int, int]]:
-    """Return what changes whenever a generation of the model is replaced; JournalError where one is unreadable."""
+def _files(folder: Path, name: str) -> list[tuple[int, int]]:
+    """Return what changes whenever a generation is replaced; JournalError where one is unreadable."""
     seen = []
-    for path in (folder / "model.0", folder / "model.1"):
+    for path in (folder / f"{name}.0", folder / f"{name}.1"):
         try:
             with path.open("rb") as file:
                 status = os.fstat(file.fileno())
