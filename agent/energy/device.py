@@ -94,6 +94,7 @@ class CounterDevice(Device):  # type: ignore[misc]  # pyJoules has no types
         self._counted = first(self._known, reader.read(), self._clocks.now())
         self._errors = 0
         self._still_since_ns: int | None = None
+        self._stuck: tuple[int, ...] | None = None
         super().__init__()
         self.configure()
 
@@ -120,14 +121,19 @@ class CounterDevice(Device):  # type: ignore[misc]  # pyJoules has no types
             errors=self._errors,
         )
 
-    def window(self, open: bool) -> None:
-        """Read now; while a window is open, counters that all stand still are an error."""
+    def window(self, open: bool) -> None:  # noqa: A002  it says which edge of a window this is
+        """Read now; while a window is open, counters that all stand still are an error.
+
+        No other window opens before one of them has moved.
+        """
         try:
-            at_ns = self._read().at.awake_ns
+            now = self._read()
         finally:
             self._still_since_ns = None
         if open:
-            self._still_since_ns = at_ns
+            if now.raw == self._stuck:
+                raise _never_moves(self._known.rails, _STILL_NS)
+            self._still_since_ns = now.at.awake_ns
 
     def check_moving(self) -> None:
         """Wait for each counter to move; EnergyError names those that do not within a second."""
@@ -171,6 +177,7 @@ class CounterDevice(Device):  # type: ignore[misc]  # pyJoules has no types
         if now.raw != before.raw:
             self._still_since_ns = now.at.awake_ns
         elif now.at.awake_ns - self._still_since_ns > _STILL_NS:
+            self._stuck = now.raw
             raise _never_moves(self._known.rails, now.at.awake_ns - self._still_since_ns)
 
 
@@ -220,7 +227,7 @@ class SampledDevice(Device):  # type: ignore[misc]  # pyJoules has no types
             cpu_s=now.cpu_s,
         )
 
-    def window(self, open: bool) -> None:
+    def window(self, open: bool) -> None:  # noqa: A002  it says which edge of a window this is
         """Look now, and from now on as often as the window asks for; EnergyError: the sensor is stale."""
         self.sampler.window(open_=open)
 

@@ -165,6 +165,22 @@ def test_a_counter_that_stops_in_a_window_is_an_error() -> None:
     assert device.get_energy() == [7]
 
 
+def test_no_window_opens_while_a_counter_stands_still_that_did_so_in_one() -> None:
+    """Else each round would train a second or two blindly before that is seen again; once it moves, all is well."""
+    clock, counter = Clock(), Counter([1])
+    device = counting(counter, clock)
+    device.window(open=True)
+    clock.pass_s(1.01)
+    for open_ in (False, True):
+        with pytest.raises(EnergyError, match="does not move"):
+            device.window(open=open_)
+    clock.pass_s(100)
+    with pytest.raises(EnergyError, match="does not move"):
+        device.window(open=True)
+    counter.uj[0] += 1
+    device.window(open=True)
+
+
 def test_a_power_may_stand_still() -> None:
     """Nothing moves, and nothing is wrong."""
     clock = Clock()
