@@ -94,6 +94,7 @@ class CounterDevice(Device):  # type: ignore[misc]  # pyJoules has no types
         self._counted = first(self._known, reader.read(), self._clocks.now())
         self._errors = 0
         self._still_since_ns: int | None = None
+        self._opened: tuple[int, ...] | None = None
         self._stuck: tuple[int, ...] | None = None
         super().__init__()
         self.configure()
@@ -133,7 +134,9 @@ class CounterDevice(Device):  # type: ignore[misc]  # pyJoules has no types
         if open:
             if now.raw == self._stuck:
                 raise _never_moves(self._known.rails, _STILL_NS)
-            self._still_since_ns = now.at.awake_ns
+            self._still_since_ns, self._opened = now.at.awake_ns, now.raw
+        elif now.raw == self._opened:
+            self._stuck = now.raw  # a window of less than a second, in which nothing was counted
 
     def check_moving(self) -> None:
         """Wait for each counter to move; EnergyError names those that do not within a second."""
