@@ -104,6 +104,8 @@ class Life:
     """Says whether the power fails at a named point of the driver."""
     down: Callable[[], tuple[float, bool]] = lambda: (30.0, False)
     """Seconds that a crash lasts, and whether the board boots anew."""
+    began: Callable[[], None] = lambda: None
+    """Called when a training has begun."""
     windows: list[Window] = field(default_factory=list)
     disk: bytes | None = None
     crashes: int = 0
@@ -300,6 +302,7 @@ class Life:
         self._true_from_uj, self._began_ns = self.board.energy_uj, self.board.now_ns
         assert self.unsettled is not None, "training began before its reservation was durable"
         self.unsettled.began = True
+        self.began()
         self.noted(self.sensor.fault)
         if self.job.replayed_uj is None and self._is_known_unwell():
             self.trained_blind.append(f"round {effect.round}: {self.sensor.fault}")

@@ -7,10 +7,13 @@ from collections.abc import Callable
 
 import pytest
 
-from agent.core.budget import Reservation
+from agent.core.budget import Cost, Reservation
+from agent.energy.allowance import Terms
 from agent.training import TrainingWindow
 from agent.treasury import Treasury
-from tests.bench.boards import KINDS, RUNS, USE_SEEDS, USES, faults_of, simulate, summary, used
+from tests.bench.boards import KINDS, RUNS, USE_SEEDS, USES, faults_of, silent, simulate, summary, used
+from tests.energy.board import RANGES_UJ, Board, Counter, Physics, S
+from tests.energy.board_life import Job, Life
 
 PART = 100
 PARTS = [(kind, first) for kind in KINDS for first in range(0, RUNS[kind], PART)]
@@ -55,6 +58,22 @@ def test_the_checks_bite(owner: type, name: str, broken: object, monkeypatch: py
     """Without the guard, or where a crash costs nothing, runs break the promise."""
     monkeypatch.setattr(owner, name, broken)
     assert any(faults_of(simulate(seed, "counter")) for seed in range(60))
+
+
+@pytest.mark.parametrize("round_known", [False, True])
+def test_a_board_that_dies_in_each_training_spends_no_more_than_its_budget(round_known: bool) -> None:
+    """Its supply gives way after 1.5 s of a round; each crash is another boot, and no round is ever measured."""
+    body = Physics(2_000_000, 6_000_000, S, 10, 0, 0, drifts=False, noisy=False, throttles=False)
+    board, round_uj = Board(body, 1), body.round_uj
+    prior = Cost(round_uj, round_uj) if round_known else None
+    job = Job("greedy", 400, Terms(joules=10 * round_uj / 1e6), prior, 6.0, 1)
+    life = Life(board, job, Counter(board, RANGES_UJ[0], 0))
+    life.began = lambda: board.after(3 * S // 2, life.crash, physical=True)
+    life.down = lambda: (30.0, True)
+    with silent():
+        life.live()
+    assert life.crashes == 10 if round_known else life.crashes in {10, 11}
+    assert life.true_uj <= 10 * round_uj
 
 
 @pytest.mark.parametrize("how", USES)
