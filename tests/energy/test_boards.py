@@ -77,11 +77,17 @@ def test_a_board_that_dies_in_each_training_spends_no_more_than_its_budget(round
 
 
 @pytest.mark.parametrize("how", USES)
-def test_what_is_allowed_is_used(how: str) -> None:
-    """Of 200 rounds and more: the published policy leaves 1.2 % or more, the replanned one less than 1 %."""
-    replanned = [used("skiptrain-replanned", how, seed) for seed in range(USE_SEEDS)]
-    published = [used("skiptrain-constrained", how, seed) for seed in range(USE_SEEDS)]
-    print(f"{how}: published {statistics.mean(published):.4f}, replanned {statistics.mean(replanned):.4f}")
-    assert statistics.mean(replanned) >= 0.99
-    assert min(replanned) >= 0.985
-    assert statistics.mean(published) <= (0.988 if how != "drift" else 0.992)
+def test_a_plan_made_anew_uses_what_is_allowed(how: str) -> None:
+    """Of 200 rounds and more, less than 1 % is left on average."""
+    shares = [used("skiptrain-replanned", how, seed) for seed in range(USE_SEEDS)]
+    print(f"{how}, replanned: mean {statistics.mean(shares):.4f}, min {min(shares):.4f}")
+    assert statistics.mean(shares) >= 0.99
+    assert min(shares) >= 0.985
+
+
+@pytest.mark.parametrize("how", USES)
+def test_the_published_policy_leaves_some(how: str) -> None:
+    """1.2 % and more on average."""
+    shares = [used("skiptrain-constrained", how, seed) for seed in range(USE_SEEDS)]
+    print(f"{how}, published: mean {statistics.mean(shares):.4f}, min {min(shares):.4f}")
+    assert statistics.mean(shares) <= 0.988
