@@ -15,7 +15,7 @@ from agent.core.types import NODE_ID, ModelShape, NodeId, RunDescriptor, Schedul
 from agent.core.wire import HEADER_BYTES, MAX_MESSAGE_BYTES, chunk_count
 from agent.energy.allowance import Terms
 from agent.energy.settings import EnergySettings
-from agent.energy_config import EnergySection, budget_terms, energy_problems, energy_settings
+from agent.energy_config import EnergySection, budget_terms, energy_problems, energy_settings, found_settings
 from agent.errors import ConfigError
 from agent.journal import ROTATE_BYTES
 from agent.learning.factory import is_factory
@@ -199,8 +199,12 @@ class AgentConfig(Section, frozen=True, kw_only=True):
         return (self.node.role or ("relay" if board and board.support == "relay" else "train")) == "relay"
 
     def energy_settings(self) -> EnergySettings:
-        """Return what the source of energy needs to know."""
+        """Return what the source of energy needs to know; the source may be `auto`."""
         return energy_settings(self.energy, self.board)
+
+    def found_energy(self) -> EnergySettings:
+        """Return the same with the source that `auto` finds; EnergyError where it finds none."""
+        return found_settings(self.energy, self.board)
 
     def budget_terms(self) -> Terms:
         """Return how much may be spent."""

@@ -123,10 +123,9 @@ def open_daemon(config: AgentConfig, notifier: Notifier | None = None, trainer: 
 
 def open_treasury(config: AgentConfig, clock: Callable[[], float] = time.monotonic) -> Treasury:
     """Return the meter and the budget that the configuration names; EnergyError, ConfigError."""
-    settings = config.energy_settings()
-    meter = no_meter() if config.is_relay else open_meter(settings)
+    meter = no_meter() if config.is_relay else open_meter(config.found_energy())
     try:
-        place, energy = settings.place, config.energy
+        place, energy = config.energy_settings().place, config.energy
         allowance = Allowance(config.budget_terms(), meter.limit_uj, lambda: gauge(place))
         rules = Rules(energy.charge == "everything", energy.min_battery)
         return Treasury(meter, allowance, clock, rules, lambda: _fullness(place))

@@ -6,12 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 from msgspec import Meta
 
 from agent.energy.allowance import Terms
 from agent.energy.open import METERS
 from agent.energy.settings import Correction, EnergySettings
 from agent.energy.source import Place, Wanted
+from agent.energy.sources import choose_source
 from agent.energy.trace import published_row
 from agent.errors import ConfigError
 from agent.profile import MAX_W, Profile
@@ -87,7 +89,7 @@ def energy_settings(energy: EnergySection, board: Profile | None) -> EnergySetti
     measured = board.energy if board else None
     source = energy.source or (measured.source if measured else "trace")
     replays = board is not None and board.energy.source == "trace" and source == "trace"
-    own = source == "auto" or measured is None or source == measured.source
+    own = measured is None or source == measured.source  # rails and correction were made for one source
     return EnergySettings(
         source=source,
         device=board.energy.device if board and replays else energy.device,
@@ -104,6 +106,18 @@ def energy_settings(energy: EnergySection, board: Profile | None) -> EnergySetti
         correction=_correction(energy, board if own else None),
         round_j=energy.round_j,
     )
+
+
+def found_settings(energy: EnergySection, board: Profile | None) -> EnergySettings:
+    """Return the settings with the source that `auto` finds, and with what the profile says if it is the profile's.
+
+    EnergyError where `auto` finds none.
+    """
+    settings = energy_settings(energy, board)
+    if settings.source != "auto":
+        return settings
+    name = choose_source("auto", settings.place, settings.wanted).name
+    return energy_settings(msgspec.structs.replace(energy, source=name), board)
 
 
 def _watts(board: Profile | None, name: str) -> float | None:

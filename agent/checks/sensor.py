@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 from agent.checks.check import Bench, Finding, Power, failed, ok, skipped, warning
 from agent.core.types import Quality
@@ -14,7 +15,8 @@ def check(bench: Bench) -> Finding:
     """Open the meter as the agent does, and measure the board at rest; EnergyError, ConfigError."""
     if bench.config.is_relay:
         return skipped("a relay never trains, and measures nothing")
-    meter = bench.meter = open_meter(bench.settings)
+    place = bench.settings.place
+    meter = bench.meter = open_meter(replace(bench.config.found_energy(), place=place))
     if not isinstance(meter, MeasuredMeter):
         return skipped(f"energy.source {meter.source}: published or recorded joules are replayed, nothing is measured")
     meter.open()

@@ -16,7 +16,11 @@ KEPT = 32
 MEDIAN_OF = 9
 _QUANTILE = 0.95
 _CALIBRATION_SHARE = 10
-"""The part of what is left that is set aside for the first round of a workload of which nobody knows the cost: 1/10."""
+"""The part of the budget that is set aside for a round of a workload of which nobody knows the cost: 1/10.
+
+Of the whole budget and not of what is left: a board that dies in each first round would begin ever more of them, each
+charged less than the one before, and never be done.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +47,8 @@ class CostHistory:
         return Cost(expected, max(expected, high + high // 2))
 
 
-def to_reserve(cost: Cost | None, left_uj: int | None) -> int:
+def to_reserve(cost: Cost | None, left_uj: int | None, limit_uj: int | None) -> int:
     """Return what to set aside for one round, never more than what is left; None left means that nothing bounds it."""
     if cost is None:
-        return 0 if left_uj is None else left_uj // _CALIBRATION_SHARE
+        return 0 if left_uj is None else min(left_uj, (limit_uj or 0) // _CALIBRATION_SHARE + 1)
     return cost.upper_uj if left_uj is None else min(cost.upper_uj, left_uj)

@@ -57,7 +57,7 @@ class Purse:
         """Set aside what `round_` may cost; return where its training must end, None where nothing bounds it."""
         obeys = self._policy.obeys_budget
         left_uj = self.ledger.left_uj if obeys else None
-        amount = to_reserve(self.cost, left_uj)
+        amount = to_reserve(self.cost, left_uj, self.ledger.limit_uj)
         self.ledger = self.ledger.reserve(Reservation(run, round_, amount), enforced=obeys)
         return None if left_uj is None else amount
 

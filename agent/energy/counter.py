@@ -16,6 +16,8 @@ _SLACK_S = 0.1
 _SUSPENDED_NS = 1_000_000_000
 """How much further than the awake clock the other one has gone if the machine slept; less is no sleep."""
 _NS = 1_000_000_000
+_LEAP = 10
+"""No reading is doubted for less: the most watts of a profile are no hard bound."""
 
 
 def _boottime_ns() -> int:
@@ -113,6 +115,13 @@ def count(before: Counted, known: Known, raw: Sequence[int], at: Moment) -> Coun
         before.resets + resets,
         before.gaps + (not sure),
     )
+
+
+def leapt(known: Known, before: Counted, now: Counted) -> str:
+    """Return the name of a counter that went on ten times further than it can have, or ""."""
+    at_most_uj = _LEAP * known.at_most_uj(now.at.awake_ns - before.at.awake_ns)
+    steps = zip(known.rails, before.energy_uj, now.energy_uj, strict=True)
+    return next((rail for rail, was, is_ in steps if is_ - was > at_most_uj), "")
 
 
 def since(known: Known, then: Sequence[int], now: Sequence[int], awake_s: float) -> int | None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from agent.energy.counter import DEFAULT_MAX_W, Clocks, Counted, Known, count, first, since
+from agent.energy.counter import DEFAULT_MAX_W, Clocks, Counted, Known, count, first, leapt, since
 from agent.energy.face import Device, Rail
 from agent.energy.sampler import Sampled, Sampler
 from agent.energy.source import CounterReader, PowerReader, Reader
@@ -20,6 +20,9 @@ _LAG_S = 0.001
 """How old a counter may be when it is read: RAPL's are renewed about every millisecond (Khan et al. 2018)."""
 _STILL_NS = 1 * _NS
 _POLL_S = 0.05
+_FINE_POLL_S = 0.002
+_REST_NS = 50_000_000
+"""So long a counter that works may stand still while a machine trains."""
 _SIGMAS = 4
 
 
@@ -94,6 +97,9 @@ class CounterDevice(Device):  # type: ignore[misc]  # pyJoules has no types
         self._counted = first(self._known, reader.read(), self._clocks.now())
         self._errors = 0
         self._still_since_ns: int | None = None
+        self._opened: tuple[int, ...] | None = None
+        self._stuck: tuple[int, ...] | None = None
+        self._moved_ns = self._counted.at.awake_ns
         super().__init__()
         self.configure()
 
@@ -121,13 +127,20 @@ class CounterDevice(Device):  # type: ignore[misc]  # pyJoules has no types
         )
 
     def window(self, open: bool) -> None:  # noqa: A002  it says which edge of a window this is
-        """Read now; while a window is open, counters that all stand still are an error."""
+        """Read now; while a window is open, counters that all stand still are an error.
+
+        No other window opens before one of them has moved.
+        """
         try:
-            at_ns = self._read().at.awake_ns
+            now = self._read()
         finally:
             self._still_since_ns = None
         if open:
-            self._still_since_ns = at_ns
+            if now.raw == self._stuck:
+                raise _never_moves(self._known.rails, _STILL_NS)
+            self._still_since_ns, self._opened = now.at.awake_ns, now.raw
+        elif now.raw == self._opened:
+            self._stuck = now.raw  # a window of less than a second, in which nothing was counted
 
     def check_moving(self) -> None:
         """Wait for each counter to move; EnergyError names those that do not within a second."""
@@ -140,6 +153,15 @@ class CounterDevice(Device):  # type: ignore[misc]  # pyJoules has no types
             if not still:
                 return
         raise _never_moves(still, _STILL_NS)
+
+    def still_counts(self) -> None:
+        """See that the counters have not stopped since they were last looked at; EnergyError after a second."""
+        for _ in range(round(_STILL_NS / _NS / _FINE_POLL_S)):
+            if self._counted.at.awake_ns - self._moved_ns <= _REST_NS:
+                return
+            self._sleep(_FINE_POLL_S)
+            self._read()
+        raise _never_moves(self._known.rails, _STILL_NS)
 
     def raw(self) -> tuple[int, ...]:
         """Return the counters as the hardware had them at the last reading."""
@@ -156,13 +178,28 @@ class CounterDevice(Device):  # type: ignore[misc]  # pyJoules has no types
     def _read(self) -> Counted:
         with self._lock:
             try:
-                raw, at = self.reader.read(), self._clocks.now()
-                before, self._counted = self._counted, count(self._counted, self._known, raw, at)
+                before, self._counted = self._counted, self._confirmed(self._counted)
             except EnergyError:
                 self._errors += 1
                 raise
+            if self._counted.raw != before.raw:
+                self._moved_ns = self._counted.at.awake_ns
             self._see_movement(before, self._counted)
             return self._counted
+
+    def _confirmed(self, before: Counted) -> Counted:
+        """Read, and once more where that looks like a reset or a leap: one wild reading must not count."""
+        for _ in range(2):
+            now = count(before, self._known, self.reader.read(), self._clocks.now())
+            leap = leapt(self._known, before, now)
+            if not leap and now.resets == before.resets:
+                return now
+        if leap:
+            seconds = (now.at.awake_ns - before.at.awake_ns) / _NS
+            raise EnergyError(
+                f"{leap}: the counter leapt further in {seconds:.1f} s than any board draws; check the driver"
+            )
+        return now
 
     def _see_movement(self, before: Counted, now: Counted) -> None:
         """Raise EnergyError where nothing has moved for a second of an open window."""
@@ -171,6 +208,7 @@ class CounterDevice(Device):  # type: ignore[misc]  # pyJoules has no types
         if now.raw != before.raw:
             self._still_since_ns = now.at.awake_ns
         elif now.at.awake_ns - self._still_since_ns > _STILL_NS:
+            self._stuck = now.raw
             raise _never_moves(self._known.rails, now.at.awake_ns - self._still_since_ns)
 
 
@@ -227,6 +265,9 @@ class SampledDevice(Device):  # type: ignore[misc]  # pyJoules has no types
     def check_moving(self) -> None:
         """Look; a power may stand still. EnergyError: the sensor is stale."""
         self.sampler.now()
+
+    def still_counts(self) -> None:
+        """Do nothing: a power may stand still."""
 
     def raw(self) -> None:
         """Return None: there is no counter that could settle what a crash left open."""

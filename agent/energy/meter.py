@@ -173,6 +173,7 @@ class MeasuredMeter:
             raise EnergyError("no window is open")
         try:
             self._joules.stop()
+            self.device.still_counts()
             used = self._between(opened, self.device.state())
         except EnergyError as error:
             return self._lost(str(error), self._clock() - self._last_s, opened)

@@ -11,13 +11,17 @@ from agent.energy.settings import EnergySettings
 from agent.energy.sources import SOURCES, choose_source
 from agent.energy.trace import open_trace
 
+_HEADROOM = 2.0
+"""A board may draw more than the most that somebody saw: a wrap must not be taken for a reset for that."""
+
 
 def measure(settings: EnergySettings) -> Meter:
     """Find the source, see that it moves, and return its meter; EnergyError says what is in the way, and what to do."""
     from agent.energy.device import open_device
 
     chosen = choose_source(settings.source, settings.place, settings.wanted)
-    device = open_device(chosen.reader, max_w=settings.wanted.max_w)
+    max_w = settings.wanted.max_w
+    device = open_device(chosen.reader, max_w=None if max_w is None else _HEADROOM * max_w)
     try:
         device.check_moving()
         return MeasuredMeter(

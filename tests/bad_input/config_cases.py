@@ -52,7 +52,7 @@ CONFIGURATION = (
     ),
     config_case(
         "energy source unknown",
-        ":14:10: there is no 'solar' (known: trace) (at energy.source)",
+        ":14:10: there is no 'solar' (known: auto, estimate, ina, jetson-iio, nvml, power-supply, rapl, recording, rpi-pmic, trace) (at energy.source)",
         ("data:", "energy: {source: solar}\ndata:"),
     ),
     config_case(

@@ -7,7 +7,7 @@ import compileall
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from tests.bench import energy, footprint, overhead, parts
+from tests.bench import boards, energy, footprint, overhead, parts
 from tests.bench.agents import ROOT
 from tests.bench.lines import Line
 
@@ -34,6 +34,7 @@ def known(idle_minutes: float) -> dict[str, Callable[[], Iterator[Line]]]:
         "topology": parts.topology,
         "journal": parts.journal,
         "energy": energy.energy,
+        "boards": boards.boards,
         "light-start": parts.light_start,
         "waiting": footprint.waiting,
         "start": footprint.start,

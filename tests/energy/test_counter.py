@@ -107,7 +107,6 @@ def test_the_real_clocks_tell_sleep() -> None:
 
 
 @PROPERTY
-@settings(deadline=None, derandomize=True, max_examples=200)
 @given(RANGES, st.integers(0, 10**18), st.lists(st.tuples(st.integers(0, 10**8), st.floats(0.001, 30)), max_size=40))
 def test_what_a_counter_counts_is_what_was_used(range_uj: int, start: int, steps: list[tuple[int, float]]) -> None:
     """Through any number of wraps, to the microjoule, all of the time covered."""
@@ -125,7 +124,6 @@ def test_what_a_counter_counts_is_what_was_used(range_uj: int, start: int, steps
 
 
 @PROPERTY
-@settings(deadline=None, derandomize=True, max_examples=200)
 @given(
     st.lists(RANGES, min_size=1, max_size=3),
     st.floats(1, 2000),
@@ -150,7 +148,6 @@ def test_no_readings_at_all_make_it_go_back(
 
 
 @PROPERTY
-@settings(deadline=None, derandomize=True, max_examples=200)
 @given(RANGES.filter(bool), st.integers(0, 10**12), st.integers(0, 10**8), st.floats(0, 10**6))
 def test_since_is_right_or_unknown(range_uj: int, start: int, energy_uj: int, awake_s: float) -> None:
     """Two readings that nobody watched between: the true energy, or None where it could be another."""

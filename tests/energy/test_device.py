@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import threading
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -163,6 +164,22 @@ def test_a_counter_that_stops_in_a_window_is_an_error() -> None:
     with pytest.raises(EnergyError, match="does not move"):
         device.window(open=False)
     assert device.get_energy() == [7]
+
+
+@pytest.mark.parametrize("window_s", [0.5, 1.01])
+def test_no_window_opens_while_a_counter_stands_still_that_did_so_in_one(window_s: float) -> None:
+    """Else each round would train a second or two blindly before that is seen again; once it moves, all is well."""
+    clock, counter = Clock(), Counter([1])
+    device = counting(counter, clock)
+    device.window(open=True)
+    clock.pass_s(window_s)
+    with pytest.raises(EnergyError, match="does not move") if window_s > 1 else nullcontext():
+        device.window(open=False)
+    clock.pass_s(100)
+    with pytest.raises(EnergyError, match="does not move"):
+        device.window(open=True)
+    counter.uj[0] += 1
+    device.window(open=True)
 
 
 def test_a_power_may_stand_still() -> None:

@@ -111,6 +111,7 @@ def test_a_window_in_which_nothing_was_counted_is_no_window_of_zero_joules(tmp_p
     short = rig.meter.close()
     assert (short.error, short.energy_uj) == ("", short.bound_uj)
     assert short.bound_uj > 0
+    rig.use(1, 0.1)
     rig.meter.open()
     rig.use(0, 1.5)
     reading = rig.meter.close()

@@ -80,7 +80,6 @@ POWER = st.integers(0, 10**9)
 
 
 @PROPERTY
-@settings(deadline=None, derandomize=True, max_examples=200)
 @given(POWER, st.lists(st.tuples(st.integers(-S, 3 * S), POWER, st.booleans()), max_size=40))
 def test_energy_is_exact_grows_and_stays_within_its_ends(start: int, steps: list[tuple[int, int, bool]]) -> None:
     """Each stretch lies between the smaller and the larger of its ends, and all are rounded once, at the end."""
