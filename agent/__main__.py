@@ -7,22 +7,19 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from agent import __version__
 from agent.config import load_config
-from agent.errors import AgentError, EnergyError
+from agent.energy_cli import DEFAULT_CONFIG, add_energy, print_json
+from agent.errors import AgentError
 from agent.learning.export import FORMATS
 
 if TYPE_CHECKING:
     Commands: TypeAlias = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001  argparse has no other name
 
-DEFAULT_CONFIG = "/etc/skiptrain/agent.yaml"
-MAX_SECONDS = 86_400 * 7
-_STOPS = (signal.SIGINT, signal.SIGTERM)
 _PRIORITY = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
 
 
@@ -64,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(command=command)
     _add_export(commands, common)
     _add_doctor(commands, common)
-    _add_energy(commands)
+    add_energy(commands)
     return parser
 
 
@@ -94,43 +91,6 @@ def _add_doctor(commands: Commands, common: argparse.ArgumentParser) -> None:
     doctor.set_defaults(command=_doctor)
 
 
-def _add_energy(commands: Commands) -> None:
-    text = "what each source of energy on this device says now"
-    energy = commands.add_parser("energy", parents=[_energy_flags()], help=text, description=text)
-    energy.add_argument("--seconds", type=_seconds, default=3.0, metavar="S", help="measure for so long (3)")
-    energy.add_argument("--json", action="store_true", help="for programs")
-    energy.set_defaults(command=_energy)
-    text = "write what the selected source says to a file that an agent can replay"
-    record = energy.add_subparsers(metavar="record").add_parser(
-        "record", parents=[_energy_flags(again=True)], help=text, description=text
-    )
-    record.add_argument("--seconds", type=_seconds, required=True, metavar="S", help="record for so long")
-    record.add_argument("--out", type=Path, required=True, metavar="FILE", help="the recording, such as trace.csv")
-    record.add_argument("--force", action="store_true", help="replace a file that is there")
-    record.set_defaults(command=_record)
-
-
-def _energy_flags(*, again: bool = False) -> argparse.ArgumentParser:
-    """Return the flags that choose a source; `again`: those of a command below, which keep what was said before it."""
-    flags = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS if again else "")
-    flags.add_argument("--config", help="a device's configuration; without it none is needed")
-    overrides: list[str] | str = argparse.SUPPRESS if again else []
-    flags.add_argument(
-        "--set", action="append", default=overrides, metavar="SECTION.KEY=VALUE", dest="overrides", help="win over it"
-    )
-    flags.add_argument("--profile", metavar="P", help="the kind of board: wins over node.profile")
-    flags.add_argument("--source", metavar="NAME", help="the source to select: wins over energy.source")
-    flags.add_argument("--sysfs-root", metavar="DIR", help="stands for /sys")
-    return flags
-
-
-def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not 0 < seconds <= MAX_SECONDS:
-        raise argparse.ArgumentTypeError(f"{text}: more than 0 and at most {MAX_SECONDS} seconds")
-    return seconds
-
-
 def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(","))
 
@@ -152,7 +112,7 @@ def _status(args: argparse.Namespace) -> None:
 
     status = read_status(Path(load_config(args.config, args.overrides).node.runtime_dir))
     if args.json:
-        _print_json(status)
+        print_json(status)
         return
     budget = "no budget" if status.budget_j is None else f"{status.left_j:.1f} of {status.budget_j:.1f} J left"
     print(
@@ -182,7 +142,7 @@ def _peers(args: argparse.Namespace) -> None:
 
     status = read_status(Path(load_config(args.config, args.overrides).node.runtime_dir))
     if args.json:
-        _print_json(status.peers)
+        print_json(status.peers)
         return
     if status.ended:
         print(f"the agent has ended ({status.ended}); as of then:")
@@ -215,70 +175,10 @@ def _doctor(args: argparse.Namespace) -> int:
 
     report = examine(args.config, overrides, sysfs_root=args.sysfs_root, tell=tell)
     if args.json:
-        _print_json(report)
+        print_json(report)
     else:
         print(summary(report))
     return report.exit_code
-
-
-def _energy(args: argparse.Namespace) -> None:
-    from agent.energy_command import ask, measure, table
-
-    asked = ask(args.config, args.overrides, args.profile, args.source, args.sysfs_root)
-    with _progress("measuring", args.seconds) as progress:
-        measured, problem = measure(asked, args.seconds, progress)
-    if args.json:
-        _print_json(measured)
-    else:
-        for line in table(measured):
-            print(line)
-    sys.stdout.flush()
-    if problem:
-        raise EnergyError(problem)
-
-
-def _record(args: argparse.Namespace) -> int:
-    from agent.energy_command import ask
-    from agent.energy_record import record
-
-    asked = ask(args.config, args.overrides, args.profile, args.source, args.sysfs_root)
-    stopped: list[int] = []
-    before = {number: signal.signal(number, lambda got, _frame: stopped.append(got)) for number in _STOPS}
-    try:
-        with _progress("recording", args.seconds) as progress:
-            done = record(
-                asked, args.seconds, args.out, force=args.force, progress=progress, stopped=lambda: bool(stopped)
-            )
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    if stopped:
-        print(f"skiptrain-agent: {signal.Signals(stopped[0]).name}: ended early, and kept {done}", file=sys.stderr)
-        return 130
-    print(done)
-    return 0
-
-
-@contextmanager
-def _progress(verb: str, seconds: float) -> Iterator[Callable[[float], None]]:
-    """Give what shows the seconds that have passed, where a person may be looking."""
-    shown = sys.stderr.isatty()
-
-    def show(passed_s: float) -> None:
-        if shown:
-            print(f"\r{verb}: {passed_s:.0f} of {seconds:g} s", end="", file=sys.stderr, flush=True)
-
-    try:
-        yield show
-    finally:
-        if shown:
-            print("\r\033[K", end="", file=sys.stderr, flush=True)
-
-
-def _print_json(value: object) -> None:
-    import msgspec
-
-    print(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
 
 
 class _JournalFormatter(logging.Formatter):
