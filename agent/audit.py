@@ -70,7 +70,9 @@ def audit(records: Sequence[RoundRecord], terms: Terms, last: Snapshot | None = 
     before: RoundRecord | None = None
     for record in records:
         _add_up(result, record)
-        checks = (auditor.check(record, result), _inside(record, result), _between(before, record, result))
+        if before is not None:
+            result.findings += [Finding(before.round, what) for what in _between(before, record, result)]
+        checks = (auditor.check(record, result), _inside(record, result))
         result.findings += [Finding(record.round, what) for check in checks for what in check]
         before = record
     if before is not None and last is not None:
@@ -159,9 +161,9 @@ def _inside(record: RoundRecord, result: Audit) -> Iterator[str]:
         result.overspent_uj = max(result.overspent_uj, charged - ledger.credited_uj - ledger.limit_uj)
 
 
-def _between(before: RoundRecord | None, record: RoundRecord, result: Audit) -> Iterator[str]:
+def _between(before: RoundRecord, record: RoundRecord, result: Audit) -> Iterator[str]:
     """Yield where the ledger of a round does not go on where the one before ended."""
-    if before is None or before.charged_uj is None:
+    if before.charged_uj is None:
         return
     if record.account is not None:
         yield from _goes_on(before, record.account.ledger, result)
@@ -195,4 +197,4 @@ def _goes_on(before: RoundRecord, ledger: Ledger, result: Audit, unrecorded_uj: 
     extra = ledger.charged_uj - was.charged_uj - background - before.energy_uj - unrecorded_uj
     result.outside_uj += background + max(0, extra)
     if extra > ledger.forfeited_uj - was.forfeited_uj:
-        yield f"{extra} uJ were charged that the round before does not say it spent"
+        yield f"{extra} uJ more were charged than it says that it spent"
