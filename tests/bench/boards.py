@@ -191,6 +191,8 @@ def faults_of(outcome: Outcome) -> list[str]:
             found.append(f"charged too little: {window}")
         if window.true_uj - window.reserved_uj > slack_uj(outcome, window):
             found.append(f"the guard came too late: {window}")
+    if life.disk is None:
+        return found  # its sensor was gone before the first start, and for good
     ledger = life.machine.ledger
     charged_uj = sum(window.charged_uj for window in outcome.periods().get(ledger.period, []))
     if ledger.reservation is None and charged_uj != ledger.charged_uj:
