@@ -23,6 +23,7 @@ from agent.status import Status, write_status
 from sim_harness.brokers import open_broker
 from sim_harness.mosquitto import find_mosquitto, free_port
 from tests.bad_input.case import Place
+from tests.energy import trees
 
 LOOPBACK = ("127.0.0.1",)
 MODULE = "mine.py"
@@ -143,6 +144,11 @@ def broken_model(place: Place) -> None:
         "def text(shape, classes): return 'a model'\n"
         "def narrow(shape, classes): return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3))\n"
     )
+
+
+def still_counters(place: Place) -> None:
+    """Build a tree of counters that nothing moves."""
+    trees.rapl(place.folder / "sys")
 
 
 def no_torch(place: Place) -> None:

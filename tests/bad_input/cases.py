@@ -7,7 +7,7 @@ from __future__ import annotations
 from tests.bad_input import arrange
 from tests.bad_input.case import AGENT_YAML, CONFIG, NOTHING, Case
 from tests.bad_input.config_cases import CONFIGURATION
-from tests.bad_input.device_cases import DATA, MODEL, STATE
+from tests.bad_input.device_cases import DATA, ENERGY, MODEL, STATE
 from tests.bad_input.network_cases import NETWORK
 
 STATUS = ("status", "--config", CONFIG)
@@ -175,6 +175,7 @@ CASES = {
     "The configuration": CONFIGURATION,
     "The data": DATA,
     "The model": MODEL,
+    "The energy": ENERGY,
     "The state": STATE,
     "The network": NETWORK,
     "Commands": COMMANDS,

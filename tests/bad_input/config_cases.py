@@ -61,6 +61,37 @@ CONFIGURATION = (
         ("data:", "energy: {budget_scale: .inf}\ndata:"),
     ),
     config_case(
+        "two budgets",
+        ":14:24: one of joules, rounds, not all of them (at energy.budget)",
+        ("data:", "energy: {source: rapl, budget: {joules: 5, rounds: 3}}\ndata:"),
+    ),
+    config_case(
+        "a measured source without a budget",
+        ":14:1: skiptrain-constrained needs a budget: energy.budget.joules, joules_per_day, battery_share or rounds (at energy)",
+        ("data:", "energy: {source: rapl}\ndata:"),
+    ),
+    config_case(
+        "board without a sensor, and no opt-in to an estimate",
+        ":4:3: this board has no sensor of energy: to budget by an estimate, set energy.source: estimate (at node.profile)",
+        ("  id: a\n", "  id: a\n  profile: raspberry-pi-4b\n"),
+    ),
+    config_case(
+        "profile unknown",
+        ":4:3: profile: there is no 'raspberry-pi-6'; … (at node.profile)",
+        ("  id: a\n", "  id: a\n  profile: raspberry-pi-6\n"),
+    ),
+    config_case(
+        "more threads than the board's profile allows",
+        ":15:12: raspberry-pi-5 has 4 at most (at learning.threads)",
+        ("  id: a\n", "  id: a\n  profile: raspberry-pi-5\n"),
+        ("data:", "learning: {threads: 8}\nenergy: {budget: {joules: 9}}\ndata:"),
+    ),
+    config_case(
+        "a board that cannot train, told to",
+        ":5:3: raspberry-pi-zero-2-w cannot train: … (at node.role)",
+        ("  id: a\n", "  id: a\n  profile: raspberry-pi-zero-2-w\n  role: train\n"),
+    ),
+    config_case(
         "nobody to run with",
         ":7:1: say who belongs to the run: `roster: [ids]`, or `expect_nodes: N` to take whoever is found (at run)",
         ("roster: [a, b]", "seed: 1"),

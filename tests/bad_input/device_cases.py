@@ -13,6 +13,13 @@ FOLDER = ("source: digits", "source: folder\n  path: DIR/data")
 AT_START = "said at the start"
 BY_TRAINER = "said when the trainer reads the data, at the first training; no joule is charged"
 
+
+def sensor(source: str, sys: str, more: str = "") -> tuple[str, str]:
+    """Return an edit: joules come from there."""
+    energy = f"source: {source}, sysfs_root: {sys}, vcgencmd: no-vcgencmd, budget: {{joules: 9}}{more}"
+    return "data:", f"energy: {{{energy}}}\ndata:"
+
+
 DATA = (
     Case(
         "data folder missing",
@@ -218,6 +225,61 @@ MODEL = (
         "said at the first training; no joule is charged",
         (ALONE,),
         arrange.no_torch,
+    ),
+)
+
+ENERGY = (
+    Case(
+        "no sensor of energy on this board",
+        "skiptrain-agent: no sensor of energy below DIR/sys, and no no-vcgencmd; enable one (docs/energy.md), or budget by an estimate: energy.source: estimate",
+        72,
+        AT_START,
+        (sensor("auto", "DIR/sys"),),
+    ),
+    Case(
+        "the sensor that was named is not there",
+        "skiptrain-agent: no RAPL zones below DIR/sys/…",
+        72,
+        AT_START,
+        (sensor("rapl", "DIR/sys"),),
+    ),
+    Case(
+        "a counter of energy that stands still",
+        "skiptrain-agent: package-0: the energy counter does not move (1.0 s); check the driver, or leave it out in energy.rails",
+        72,
+        AT_START,
+        (sensor("rapl", "DIR/sys"),),
+        arrange.still_counters,
+    ),
+    Case(
+        "rails that are not there",
+        "skiptrain-agent: …energy.rails…",
+        72,
+        AT_START,
+        (sensor("rapl", "DIR/sys", ", rails: [VDD_IN]"),),
+        arrange.still_counters,
+    ),
+    Case(
+        "an estimate without watts",
+        "skiptrain-agent: …energy.idle_w…",
+        72,
+        AT_START,
+        (sensor("estimate", "/sys"),),
+    ),
+    Case(
+        "a share of a battery that nobody knows",
+        "skiptrain-agent: energy.budget.battery_share: no gauge tells how much the battery holds; set energy.budget.battery_wh",
+        78,
+        AT_START,
+        (("data:", "energy: {sysfs_root: DIR/sys, budget: {battery_share: 0.1}}\ndata:"),),
+    ),
+    Case(
+        "a recording that is none",
+        "skiptrain-agent: energy.file DIR/file:1: this is no recording of `skiptrain-agent energy record`",
+        78,
+        AT_START,
+        (("data:", "energy: {source: recording, file: DIR/file, budget: {joules: 9}}\ndata:"),),
+        arrange.a_file,
     ),
 )
 
