@@ -253,6 +253,8 @@ class Daemon:
     @_take.register
     def _take_stop(self, item: StopAsked) -> None:
         self._stopping = True
+        for event in self._treasury.last_charge():
+            self._handle(event)
         self._handle(ev.StopRequested(item.reason))
 
     @_take.register

@@ -53,6 +53,8 @@ TICK_S = 1.0
 """How often a training is watched whose local steps take longer; looking costs a little."""
 _LOOKING_SHARE = 0.05
 """Of the time at most so much goes into looking at the meter: one look at a Pi's power chip takes a whole process."""
+_QUICK_S = 0.005
+"""A look that is shorter is taken after every local step."""
 GRACE_S = 5.0
 """How long a training that was asked to end for its energy may take to do so; then the trainer is killed."""
 
@@ -73,6 +75,8 @@ class TrainingWindow:
         self._open: fx.StartTraining | None = None
         self._lock = threading.Lock()
         self._spent_uj = self._largest_step_uj = 0
+        self._first_uj: int | None = None
+        """What was spent when the first local step had ended."""
         self._stopped_at: float | None = None
         self._tick_at = self._look_at = 0.0
         self._killed = False
@@ -87,6 +91,7 @@ class TrainingWindow:
         self._meter.open()
         self._open, self.stopped, self._stopped_at, self._killed = effect, "", None, False
         self._spent_uj = self._largest_step_uj = 0
+        self._first_uj = None
         self._look_at = 0.0
         learning = self._learning
         task = TrainTask(
@@ -111,8 +116,8 @@ class TrainingWindow:
         effect, now = self._open, self._clock()
         if effect is None or now < self._tick_at:
             return
-        self._tick_at = now + TICK_S
         self._watch(effect)
+        self._tick_at = self._clock() + TICK_S
         if self._stopped_at is not None and now - self._stopped_at >= GRACE_S and not self._killed:
             self._killed = True
             self.stop(at_once=True)
@@ -138,30 +143,45 @@ class TrainingWindow:
     def _detail(self, reading: Reading, outcome: TrainOutcome) -> WindowDetail | None:
         if not (self._meter.measured or self._meter.learns):
             return None
+        whole_uj, load_uj = self._told(reading, outcome)
         return WindowDetail(
             source=self._meter.source,
             seconds=round(reading.seconds, 6),
             coverage=round(reading.coverage, 6),
             bound_uj=reading.bound_uj,
             net_uj=reading.net_uj,
-            whole_uj=self._whole_uj(reading, outcome),
+            whole_uj=whole_uj,
+            load_uj=load_uj,
         )
 
-    def _whole_uj(self, reading: Reading, outcome: TrainOutcome) -> int | None:
-        """Return what the round would have cost with all local steps, torch and data already loaded."""
+    def _told(self, reading: Reading, outcome: TrainOutcome) -> tuple[int | None, int | None]:
+        """Return what a whole round would have cost, torch and data already loaded, and what loading them cost."""
         if not self._meter.measured:
-            return reading.whole_uj
-        if reading.error or outcome.error or not outcome.steps:
-            return None
-        share = self._learning.local_steps / outcome.steps
-        if self._cold and reading.seconds > 0:
-            share *= min(1.0, outcome.seconds / reading.seconds)
-        self._cold = False
-        return max(1, round(reading.energy_uj * share))
+            return reading.whole_uj, reading.load_uj
+        cold, self._cold = self._cold, bool(outcome.error) or not outcome.steps
+        if reading.error:
+            return None, None
+        if cold:
+            return self._told_by_the_first(reading.energy_uj, outcome)
+        if outcome.error or not outcome.steps:
+            return None, None
+        return max(1, round(reading.energy_uj * self._learning.local_steps / outcome.steps)), None
+
+    def _told_by_the_first(self, energy_uj: int, outcome: TrainOutcome) -> tuple[int | None, int | None]:
+        """Return the same of a trainer's first training; one that ended while loading is taken to need twice as much."""
+        first_uj = self._first_uj
+        if first_uj is None:
+            return None, 2 * energy_uj if self.stopped else None
+        if outcome.error or outcome.steps < 2:  # noqa: PLR2004  the first step does not tell what the others cost
+            return None, first_uj
+        step_uj = (energy_uj - first_uj) / (outcome.steps - 1)
+        return max(1, round(step_uj * self._learning.local_steps)), max(0, round(first_uj - step_uj))
 
     def _note_step(self, spent_uj: int) -> None:
         """Remember what was dearest between two looks so far; the first step has loaded torch and data, too."""
-        if self._spent_uj:
+        if self._first_uj is None:
+            self._first_uj = spent_uj
+        else:
             self._largest_step_uj = max(self._largest_step_uj, spent_uj - self._spent_uj)
         self._spent_uj = spent_uj
 
@@ -183,7 +203,8 @@ class TrainingWindow:
             else:
                 if step is not None:
                     self._note_step(spent_uj)
-                self._look_at = self._clock() + (self._clock() - began) / _LOOKING_SHARE
+                lasted = self._clock() - began
+                self._look_at = began + (lasted / _LOOKING_SHARE if lasted > _QUICK_S else 0.0)
                 if effect.upper_uj is not None and spent_uj + self._largest_step_uj > effect.upper_uj:
                     self.stopped = f"{spent_uj / 1e6:.3f} of the {effect.upper_uj / 1e6:.3f} J reserved are spent"
             if not self.stopped:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from agent.core.budget import Ledger, Reservation
-from agent.core.costs import CostHistory
+from agent.core.costs import CostHistory, to_reserve
 from agent.core.events import BudgetRenewed, EnergyFlowed
 from agent.core.types import RoundRecord, Snapshot
 from agent.energy.allowance import Allowance
@@ -50,6 +50,8 @@ class Treasury:
         self._clock, self._rules, self._battery = clock, rules or Rules(), battery
         self._due = clock()
         self._marked = Reservation("", -1, 0)
+        self._outside_uj: int | None = None
+        """Spent outside of windows, and in no record yet; None where the source does not measure it."""
         self._idle_uj: int | None = None
         self._owed_uj = 0
         self.trouble = ""
@@ -70,7 +72,7 @@ class Treasury:
         if ledger.reservation is not None:
             return replace(ledger, reservation=self._settled(ledger.reservation))
         if state_lost:
-            lost = Reservation(snapshot.run, snapshot.round, self._usual_uj(snapshot.costs))
+            lost = Reservation(snapshot.run, snapshot.round, self._usual_uj(snapshot.costs, ledger))
             _log.warning("what the lost state had reserved is unknown: %.3f J are charged for it", lost.upper_uj / 1e6)
             return replace(ledger, reservation=lost)
         return ledger
@@ -78,7 +80,7 @@ class Treasury:
     def _settled(self, open_: Reservation) -> Reservation:
         """Lower what a crash left reserved to what a counter says was spent since, if there is one."""
         spent_uj = self.meter.since(open_.mark) if open_.mark else None
-        if spent_uj is None or spent_uj >= open_.upper_uj:
+        if spent_uj is None or 0 < open_.upper_uj <= spent_uj:  # it went on counting after the training, too
             return open_
         _log.warning(
             "round %d was interrupted: the counter says %.3f J since its training began, of %.3f J reserved",
@@ -88,9 +90,10 @@ class Treasury:
         )
         return replace(open_, upper_uj=spent_uj)
 
-    def _usual_uj(self, costs: CostHistory) -> int:
+    def _usual_uj(self, costs: CostHistory, ledger: Ledger) -> int:
+        """Return what would be reserved for one round."""
         cost = (costs.cost() if self.meter.learns else None) or self.meter.prior
-        return 0 if cost is None else cost.upper_uj
+        return to_reserve(cost, ledger.left_uj, ledger.limit_uj, costs.load_uj if self.meter.learns else 0)
 
     def marked(self, snapshot: Snapshot) -> Snapshot:
         """Return the snapshot with the counters of the moment in a new reservation, in an old one with its first."""
@@ -132,23 +135,32 @@ class Treasury:
         if self._clock() < self._due:
             return events
         self._due = self._clock() + POLL_S
-        if self.meter.measured:
-            self.meter.trouble()  # a counter must be read now and then, or it wraps unseen
+        self._lap()  # a counter must be read now and then, or it wraps unseen
         return events + self.allowance.poll()
+
+    def last_charge(self) -> list[EnergyFlowed]:
+        """Return what is owed for sharing and idling at the end of the agent."""
+        self._lap()
+        owed, self._owed_uj = self._owed_uj, 0
+        return [EnergyFlowed(background_uj=owed)] if owed else []
 
     def begin_rounds(self) -> None:
         """Note what was spent in no round at all, now that there is one."""
-        spent = self._lap()
-        self._idle_uj = spent if self._idle_uj is None else self._idle_uj + (spent or 0)
+        self._lap()
+        self._idle_uj, self._outside_uj = self._outside_uj, None
 
     def account(self, record: RoundRecord) -> RoundRecord:
         """Return the record of a round that has ended with what sharing in it, and idling before it, cost."""
-        share, idle = self._lap(), self._idle_uj
-        self._idle_uj = None
+        self._lap()
+        share, idle = self._outside_uj, self._idle_uj
+        self._outside_uj = self._idle_uj = None
         return replace(record, share_uj=share, idle_uj=idle)
 
-    def _lap(self) -> int | None:
+    def _lap(self) -> None:
+        """Add up what is spent outside of windows."""
         spent = self.meter.lap()
-        if spent and self._rules.charge_background:
+        if spent is None:
+            return
+        self._outside_uj = spent + (self._outside_uj or 0)
+        if self._rules.charge_background:
             self._owed_uj += spent
-        return spent

@@ -482,8 +482,10 @@ def test_each_record_says_what_a_round_cost_and_what_was_decided_from(tmp_path: 
     config = greedy(tmp_path, rounds=2, local_steps=2)
     assert metered(rig, config).end() == "all rounds are done"
     first, second = read_records(state_of(config))
-    assert (first.idle_uj, first.share_uj, second.idle_uj, second.share_uj) == (30, 30, None, 30)
-    assert first.window == WindowDetail("steps", 2.0, 1.0, 7, None, first.window.whole_uj if first.window else None)
+    assert (first.idle_uj, second.idle_uj) == (30, None)
+    assert first.share_uj in {30, 60}  # the daemon looks after the meter every 10 s, too
+    assert second.share_uj in {30, 60}
+    assert first.window == WindowDetail("steps", 2.0, 1.0, 7, None, 800, 0)
     assert first.account is not None
     assert second.account is not None
     assert (first.account.ledger.charged_uj, first.charged_uj, second.account.ledger.charged_uj) == (0, 800, 800)
@@ -498,7 +500,7 @@ def test_a_run_may_charge_what_sharing_and_idling_cost(tmp_path: Path, rig: Rig)
     ledger, records = ledger_of(config), read_records(state_of(config))
     charged = [record.charged_uj for record in records]
     assert ledger.background_uj == ledger.charged_uj - 3 * 800
-    assert ledger.background_uj in {90, 120}  # the last round's is charged where the daemon still gets to it
+    assert 90 <= ledger.background_uj <= 180  # looks of the daemon come in between
     assert charged == sorted(charged, key=lambda value: value or 0)
 
 

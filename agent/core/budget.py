@@ -113,7 +113,7 @@ class Ledger:
         """Give back what was recharged; never more than was taken, for a full battery takes no more."""
         if amount_uj < 0:
             raise ContractViolation(f"{amount_uj} uJ cannot be credited")
-        room = max(0, self._taken_uj - self.credited_uj)
+        room = max(0, self.charged_uj - self.credited_uj)
         return replace(self, credited_uj=self.credited_uj + min(amount_uj, room))
 
     def charge_background(self, amount_uj: int) -> Ledger:

@@ -7,7 +7,7 @@ that the guard ended before its last local step counts with what a whole one wou
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from agent.core.budget import Cost
 
@@ -32,10 +32,12 @@ class CostHistory:
     seen: int = 0
     """How many rounds there have been in all."""
     recent_uj: tuple[int, ...] = ()
+    load_uj: int | None = None
+    """What a process spends on loading torch and data before its first local step; None: not known yet."""
 
     def after(self, whole_uj: int) -> CostHistory:
         """Return the history with one more round."""
-        return CostHistory(self.workload, self.seen + 1, (*self.recent_uj, max(1, whole_uj))[-KEPT:])
+        return replace(self, seen=self.seen + 1, recent_uj=(*self.recent_uj, max(1, whole_uj))[-KEPT:])
 
     def cost(self) -> Cost | None:
         """Return what is learnt from it; None before the first round."""
@@ -47,8 +49,17 @@ class CostHistory:
         return Cost(expected, max(expected, high + high // 2))
 
 
-def to_reserve(cost: Cost | None, left_uj: int | None, limit_uj: int | None) -> int:
-    """Return what to set aside for one round, never more than what is left; None left means that nothing bounds it."""
-    if cost is None:
-        return 0 if left_uj is None else min(left_uj, (limit_uj or 0) // _CALIBRATION_SHARE + 1)
-    return cost.upper_uj if left_uj is None else min(cost.upper_uj, left_uj)
+def to_reserve(cost: Cost | None, left_uj: int | None, limit_uj: int | None, load_uj: int | None = 0) -> int:
+    """Return what to set aside for one round, never more than what is left; None left means that nothing bounds it.
+
+    `load_uj` is what loading torch and data costs besides; None: it is to be loaded, and nobody knows.
+    """
+    if left_uj is None:
+        return 0 if cost is None else cost.upper_uj
+    unknown = max(1, (limit_uj or 0) // _CALIBRATION_SHARE)
+    upper = unknown if cost is None else cost.upper_uj
+    if load_uj is not None:
+        upper += load_uj + load_uj // 2
+    elif cost is not None:
+        upper += unknown
+    return min(left_uj, upper)

@@ -126,6 +126,7 @@ def taken_again(account: Account, run: RunDescriptor, node: NodeId, round_: int)
         account.affordable_at_start,
         account.until_round,
         account.relay,
+        account.load_uj,
     )
     return who.decide(round_, account.ledger)
 
@@ -148,6 +149,8 @@ class Participant:
     """The round in which the budget will be renewed; None: not before the run ends."""
     relay: bool = False
     """Whether this node never trains, whatever the policy."""
+    load_uj: int = 0
+    """What loading torch and data costs besides."""
 
     def slot(self, round_: int, left_uj: int | None, left_rounds: int | None = None) -> Slot:
         """Return what the policy may know in `round_` with `left_uj` in the budget."""
@@ -166,5 +169,5 @@ class Participant:
         if self.relay and kind is RoundKind.TRAINING:
             return Decision(False, 0.0, draw, "relay")
         slot = self.slot(round_, ledger.left_uj, ledger.left_rounds)
-        affordable = ledger.affords(1 if self.cost is None else self.cost.expected_uj)
+        affordable = ledger.affords(self.load_uj + (1 if self.cost is None else self.cost.expected_uj))
         return decide(self.policy, kind, slot, draw, affordable=affordable)

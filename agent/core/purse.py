@@ -5,12 +5,14 @@ The machine asks it in each round; it knows neither peers nor models.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from agent.core.budget import Cost, Ledger, Reservation
 from agent.core.costs import CostHistory, to_reserve
 from agent.core.events import BudgetRenewed, EnergyFlowed, TrainingFailed, TrainingFinished
 from agent.core.participation import POLICIES, effective_schedule, taken_again
 from agent.core.round_state import MachineConfig
-from agent.core.types import Account, Decision, Quality, Snapshot
+from agent.core.types import Account, Decision, Quality, Snapshot, WindowDetail
 
 
 class Purse:
@@ -26,6 +28,7 @@ class Purse:
         """τ, once it is known."""
         self.plan_from = snapshot.plan_from if snapshot else None
         """The round in which the budget was last renewed; None: not in this run."""
+        self._cold = config.learns_cost
         self._renews_at: float | None = None
         self._paced: tuple[int, float] | None = None
 
@@ -50,6 +53,7 @@ class Purse:
             affordable_at_start=self.affordable,
             until_round=self._until(round_, now),
             relay=self._config.relay,
+            load_uj=self._load_uj or 0,
         )
         return taken_again(account, self._config.run, self._config.node, round_), account
 
@@ -57,16 +61,37 @@ class Purse:
         """Set aside what `round_` may cost; return where its training must end, None where nothing bounds it."""
         obeys = self._policy.obeys_budget
         left_uj = self.ledger.left_uj if obeys else None
-        amount = to_reserve(self.cost, left_uj, self.ledger.limit_uj)
+        amount = to_reserve(self.cost, left_uj, self.ledger.limit_uj, self._load_uj)
         self.ledger = self.ledger.reserve(Reservation(run, round_, amount), enforced=obeys)
         return None if left_uj is None else amount
 
-    def settle(self, event: TrainingFinished | TrainingFailed) -> None:
-        """Charge what a training cost, and learn from it."""
-        unopened = event.quality is Quality.NONE and event.energy_uj == 0
-        self.ledger = self.ledger.release() if unopened else self.ledger.settle(event.energy_uj)
-        if self._config.learns_cost and event.window is not None and event.window.whole_uj is not None:
-            self.costs = self.costs.after(event.window.whole_uj)
+    @property
+    def _load_uj(self) -> int | None:
+        """What loading torch and data will cost besides: 0 where a trainer has them, None where nobody knows."""
+        return self.costs.load_uj if self._cold else 0
+
+    def settle(self, event: TrainingFinished | TrainingFailed) -> int:
+        """Charge what a training cost, learn from it, and return what was charged.
+
+        Replayed energy never passes the budget: of a recorded round that did, what was left is charged.
+        """
+        if event.quality is Quality.NONE and event.energy_uj == 0:
+            self.ledger = self.ledger.release()
+            return 0
+        spent, unreserved = event.energy_uj, replace(self.ledger, reservation=None)
+        if event.quality is Quality.REPLAYED and self._policy.obeys_budget and unreserved.left_uj is not None:
+            spent = min(spent, unreserved.left_uj)
+        self.ledger = self.ledger.settle(spent)
+        if self._config.learns_cost:
+            self._cold = isinstance(event, TrainingFailed)
+            self._learn(event.window)
+        return spent
+
+    def _learn(self, window: WindowDetail | None) -> None:
+        if window is not None and window.whole_uj is not None:
+            self.costs = self.costs.after(window.whole_uj)
+        if window is not None and window.load_uj is not None:
+            self.costs = replace(self.costs, load_uj=window.load_uj)
 
     def renew(self, event: BudgetRenewed, next_round: int, now: float) -> bool:
         """Plan with the budget of the period that has begun; of the present one only its end is news (False)."""

@@ -379,8 +379,7 @@ class RoundMachine:
     def _settle(self, event: ev.TrainingFinished | ev.TrainingFailed) -> None:
         if event.round != self.round:
             raise ContractViolation(f"an answer for round {event.round} came while round {self.round} was training")
-        self.purse.settle(event)
-        self._state.charge(event.energy_uj, event.quality, event.window)
+        self._state.charge(self.purse.settle(event), event.quality, event.window)
 
     def _after_training(self) -> None:
         self._do(fx.SaveState(self.snapshot()))

@@ -177,6 +177,8 @@ class Account:
     affordable_at_start: int | None
     until_round: int | None
     relay: bool = False
+    load_uj: int = 0
+    """What loading torch and data was believed to cost besides; 0 where they were loaded, or nobody knew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +195,8 @@ class WindowDetail:
     """Gross, less what the idle device would have drawn; None where that is not known."""
     whole_uj: int | None = None
     """What the round would have cost with all of its local steps; None where the window does not tell."""
+    load_uj: int | None = None
+    """What was spent besides on loading torch and data; None where they were loaded, or the window does not tell."""
 
 
 @dataclass(frozen=True, slots=True)

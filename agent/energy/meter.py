@@ -50,6 +50,8 @@ class Reading:
     """Without what the idle board would have drawn; None where that is not known."""
     whole_uj: int | None = None
     """What a whole round would have cost, where the source itself says so."""
+    load_uj: int | None = None
+    """What loading torch and data cost besides, where the source itself says so."""
     error: str = ""
     """Why the source could not be read to the end of the window: the energy is then what it can have been at most."""
 

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from statistics import median_low
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.core.budget import Cost, Ledger, Reservation
 from agent.core.costs import KEPT, MEDIAN_OF, CostHistory, to_reserve
-from agent.core.events import BudgetRenewed, EnergyFlowed
+from agent.core.events import BudgetRenewed, EnergyFlowed, TrainingFailed, TrainingFinished
 from agent.core.participation import POLICIES, Slot
+from agent.core.purse import Purse
+from agent.core.round_state import MachineConfig
+from agent.core.types import Quality, WindowDetail
 from agent.errors import ContractViolation
-from tests.core.alone import Alone, lone_run
+from tests.core.alone import ME, Alone, lone_run
 
 AMOUNTS = st.lists(st.integers(0, 10**12), min_size=1, max_size=80)
 
@@ -65,12 +69,25 @@ def test_a_drift_is_followed_within_five_rounds() -> None:
 
 
 @pytest.mark.parametrize(
-    ("cost", "left", "amount"),
-    [(None, 1_000, 100), (None, None, 0), (Cost(10, 15), 100, 15), (Cost(10, 15), 12, 12), (Cost(10, 15), None, 15)],
+    ("cost", "left", "load", "amount"),
+    [
+        (None, 1_000, 0, 200),
+        (None, 150, 0, 150),
+        (None, None, None, 0),
+        (None, 1_000, None, 200),
+        (None, 1_000, 100, 350),
+        (Cost(10, 15), 100, 0, 15),
+        (Cost(10, 15), 12, 0, 12),
+        (Cost(10, 15), None, None, 15),
+        (Cost(10, 15), 1_000, 20, 45),
+        (Cost(10, 15), 1_000, None, 215),
+    ],
 )
-def test_never_more_than_what_is_left_is_reserved(cost: Cost | None, left: int | None, amount: int) -> None:
-    """A tenth of it for a round of which nobody knows the cost."""
-    assert to_reserve(cost, left) == amount
+def test_never_more_than_what_is_left_is_reserved(
+    cost: Cost | None, left: int | None, load: int | None, amount: int
+) -> None:
+    """A tenth of the budget of 2,000 for a round, or for loading torch, of which nobody knows the cost."""
+    assert to_reserve(cost, left, 2_000, load) == amount
 
 
 # --- the ledger
@@ -156,10 +173,10 @@ def test_an_unknown_cost_is_learnt_and_the_budget_holds(policy: str) -> None:
 
 
 def test_a_last_round_is_cut_to_what_is_left() -> None:
-    """1,000 are expected, 1,500 would be reserved, 1,200 are left: it trains within them."""
+    """1,000 are expected, 1,500 would be reserved, 1,200 are left: it trains within them. The first one loads, too."""
     alone = Alone(lone_run("greedy", 9), (1_000,), Ledger(3_200), Cost(1_000, 1_500))
     alone.go()
-    assert alone.guards == [1_500, 1_500, 1_200]
+    assert alone.guards == [1_500 + 320, 1_500, 1_200]
     assert (alone.machine.ledger.charged_uj, alone.machine.trained) == (3_000, 3)
 
 
@@ -169,6 +186,51 @@ def test_a_relay_never_trains_and_says_why() -> None:
     reasons = {(record.decision.train, record.decision.reason) for record in alone.go()}
     assert reasons == {(False, "relay"), (False, "synchronisation round")}
     assert alone.guards == []
+
+
+def failed(round_: int, energy_uj: int, load_uj: int | None) -> TrainingFailed:
+    """Return a training that the guard ended before its first local step."""
+    window = WindowDetail("toy", 1.0, 1.0, 0, load_uj=load_uj)
+    return TrainingFailed(round_, "ended", energy_uj, Quality.MEASURED, window)
+
+
+def test_a_start_that_is_dearer_than_what_was_set_aside_is_learnt() -> None:
+    """Loading took more than a tenth of the budget: the next reservation is for all that it may take, or there is none."""
+    run = lone_run("greedy", 9, schedule=(1, 0))
+    purse = Purse(MachineConfig(ME, run, None, learns_cost=True), Ledger(1_000), None, CostHistory())
+    assert purse.decide(0, 0, 0, 0.0)[0].train
+    assert purse.reserve("", 0) == 100
+    purse.settle(failed(0, 150, 300))
+    assert purse.decide(1, 0, 0, 1.0)[0].train
+    assert purse.reserve("", 1) == 100 + 450
+    purse.settle(failed(1, 560, 1_120))
+    decision, account = purse.decide(2, 0, 0, 2.0)
+    assert (decision.train, decision.reason, account.load_uj) == (False, "budget spent", 1_120)
+
+
+def test_a_trainer_that_has_loaded_needs_no_more_for_it() -> None:
+    """After a round that went well only the round itself is reserved; after one that failed, loading is, too."""
+    run = lone_run("greedy", 9, schedule=(1, 0))
+    config = MachineConfig(ME, run, Cost(100, 150), learns_cost=True)
+    purse = Purse(config, Ledger(100_000), None, CostHistory(load_uj=400))
+    assert purse.decide(0, 0, 0, 0.0)[1].load_uj == 400
+    assert purse.reserve("", 0) == 150 + 600
+    window = WindowDetail("toy", 1.0, 1.0, 0, None, 100, 380)
+    purse.settle(TrainingFinished(0, np.zeros(3, np.float32), 0.5, 480, Quality.MEASURED, window))
+    assert purse.decide(1, 0, 1, 1.0)[1].load_uj == 0
+    assert purse.reserve("", 1) == 150
+    purse.settle(failed(1, 20, None))
+    assert purse.decide(2, 0, 1, 2.0)[1].load_uj == 380
+
+
+def test_replayed_energy_is_never_over() -> None:
+    """A recorded round that cost more than what is left costs what is left."""
+    run = lone_run("greedy", 9, schedule=(1, 0))
+    purse = Purse(MachineConfig(ME, run, Cost(10, 15), learns_cost=True), Ledger(40), None, CostHistory())
+    purse.decide(0, 0, 0, 0.0)
+    purse.reserve("", 0)
+    assert purse.settle(TrainingFailed(0, "", 60, Quality.REPLAYED)) == 40
+    assert (purse.ledger.overspent_uj, purse.ledger.left_uj) == (0, 0)
 
 
 # --- days
