@@ -168,7 +168,7 @@ class TrainingWindow:
         return max(1, round(reading.energy_uj * self._learning.local_steps / outcome.steps)), None
 
     def _told_by_the_first(self, energy_uj: int, outcome: TrainOutcome) -> tuple[int | None, int | None]:
-        """Return the same of a trainer's first training; one that ended while loading is taken to need twice as much."""
+        """Return the same of a trainer's first training; one ended while loading is taken to need twice that."""
         first_uj = self._first_uj
         if first_uj is None:
             return None, 2 * energy_uj if self.stopped else None

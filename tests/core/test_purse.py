@@ -195,7 +195,7 @@ def failed(round_: int, energy_uj: int, load_uj: int | None) -> TrainingFailed:
 
 
 def test_a_start_that_is_dearer_than_what_was_set_aside_is_learnt() -> None:
-    """Loading took more than a tenth of the budget: the next reservation is for all that it may take, or there is none."""
+    """Loading took more than a tenth of the budget: the next one is for all that it may take, or there is none."""
     run = lone_run("greedy", 9, schedule=(1, 0))
     purse = Purse(MachineConfig(ME, run, None, learns_cost=True), Ledger(1_000), None, CostHistory())
     assert purse.decide(0, 0, 0, 0.0)[0].train
