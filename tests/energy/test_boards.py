@@ -76,7 +76,7 @@ def test_a_board_that_dies_in_each_training_spends_no_more_than_its_budget(round
     life.down = lambda: (30.0, True)
     with silent():
         life.live()
-    assert life.crashes == 10 if round_known else life.crashes in {10, 11}
+    assert life.crashes in ({5} if round_known else {10, 11})  # a known round is reserved with a tenth for loading
     assert life.true_uj <= 10 * round_uj
 
 
