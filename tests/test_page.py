@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from agent.core.budget import Cost, Ledger
 from agent.energy.open import open_meter
 from agent.energy.settings import EnergySettings
