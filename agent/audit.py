@@ -61,22 +61,22 @@ class Audit:
     """Charged outside of training: what a restart forfeited, and sharing and idling where a run charges them."""
     overspent_uj: int = 0
     """By how much the ledger was over its limit, at most."""
+    missing: int = 0
+    """Rounds whose records are gone: the last lines before a power cut may be, as only the ledger is synced."""
     findings: list[Finding] = field(default_factory=list)
 
 
 def audit(records: Sequence[RoundRecord], terms: Terms, last: Snapshot | None = None) -> Audit:
     """Check the records of one device, oldest first; `last` is the state in its journal."""
     result, auditor = Audit(), _Auditor(terms)
-    before: RoundRecord | None = None
+    chain = _Chain(result)
     for record in records:
         _add_up(result, record)
-        if before is not None:
-            result.findings += [Finding(before.round, what) for what in _between(before, record, result)]
+        chain.go_on(record)
         checks = (auditor.check(record, result), _inside(record, result))
         result.findings += [Finding(record.round, what) for check in checks for what in check]
-        before = record
-    if before is not None and last is not None:
-        result.findings += [Finding(before.round, what) for what in _at_the_end(before, last, result)]
+    if last is not None:
+        chain.end(last)
     return result
 
 
@@ -161,40 +161,85 @@ def _inside(record: RoundRecord, result: Audit) -> Iterator[str]:
         result.overspent_uj = max(result.overspent_uj, charged - ledger.credited_uj - ledger.limit_uj)
 
 
-def _between(before: RoundRecord, record: RoundRecord, result: Audit) -> Iterator[str]:
-    """Yield where the ledger of a round does not go on where the one before ended."""
-    if before.charged_uj is None:
-        return
-    if record.account is not None:
-        yield from _goes_on(before, record.account.ledger, result)
-    elif record.charged_uj is not None and record.period == before.period:
-        gone = before.charged_uj - (record.charged_uj - record.energy_uj)
+@dataclass(slots=True)
+class _Chain:
+    """Follows the ledger from record to record."""
+
+    result: Audit
+    before: RoundRecord | None = None
+    since: Ledger | None = None
+    """The ledger that the joules are counted from: that of the last account."""
+    spent_uj: int = 0
+    """What the records after it spent in training."""
+    passed: int = 0
+    """Rounds after it without a record: a late node passed them over, or their records are gone."""
+
+    def go_on(self, record: RoundRecord) -> None:
+        """Check that the ledger of `record` goes on where the one before ended."""
+        before = self.before
+        if before is not None and before.charged_uj is not None:
+            self._pass_over(record.run, record.round, late=record.account is None)
+            if record.account is not None:
+                self._compare(before, record.account.ledger)
+            elif record.charged_uj is not None and record.period == before.period:
+                self._find_gone(before, record.charged_uj - record.energy_uj)
+        self._take(record)
+
+    def end(self, last: Snapshot) -> None:
+        """Check that the ledger on disk goes on where the last record ended."""
+        before = self.before
+        if before is None or before.charged_uj is None:
+            return
+        late = last.decision is None or last.decision.reason == _UNDRAWN
+        self._pass_over(last.run, last.round, late=late)
+        if (last.run, last.round) != (before.run, before.round):
+            self.spent_uj += last.energy_uj  # of a round that has no record yet, as the agent was stopped in it
+        self._compare(before, last.ledger)
+
+    def _pass_over(self, run: str, round_: int, *, late: bool) -> None:
+        """Count the rounds between; where no late node passed them over, nobody knows what they spent."""
+        between = round_ - self.before.round - 1 if self.before is not None and run == self.before.run else 0
+        if late:
+            self.passed += max(0, between)
+        elif between > 0:
+            self.result.missing += between
+            self.since = None
+
+    def _compare(self, before: RoundRecord, ledger: Ledger) -> None:
+        """Find what is gone from a ledger that came after `before`, and what nothing explains in it."""
+        if ledger.period != before.period:
+            return
+        self._find_gone(before, ledger.charged_uj)
+        was = self.since
+        if was is None or was.period != ledger.period:
+            return
+        outside = ledger.charged_uj - was.charged_uj - self.spent_uj
+        extra = outside - (ledger.background_uj - was.background_uj)
+        self.result.outside_uj += max(0, outside)
+        if extra <= ledger.forfeited_uj - was.forfeited_uj:
+            return
+        if self.passed:
+            self.result.missing += self.passed
+        else:
+            self._find(before, f"{extra} uJ more were charged than it says that it spent")
+
+    def _find_gone(self, before: RoundRecord, charged_uj: int) -> None:
+        gone = (before.charged_uj or 0) - charged_uj
         if gone > 0:
-            yield f"{gone} uJ that had been charged are gone from the ledger that follows"
+            self._find(before, f"{gone} uJ that had been charged are gone from the ledger that follows")
 
+    def _find(self, before: RoundRecord, what: str) -> None:
+        self.result.findings.append(Finding(before.round, what))
 
-def _at_the_end(before: RoundRecord, last: Snapshot, result: Audit) -> Iterator[str]:
-    """Yield where the ledger on disk does not go on where the last record ended."""
-    if before.charged_uj is not None:
-        unrecorded_uj = last.energy_uj if (last.run, last.round) != (before.run, before.round) else 0
-        yield from _goes_on(before, last.ledger, result, unrecorded_uj)
-
-
-def _goes_on(before: RoundRecord, ledger: Ledger, result: Audit, unrecorded_uj: int = 0) -> Iterator[str]:
-    """Yield what is wrong between a record and a ledger that came after it.
-
-    `unrecorded_uj`: what a round has spent that has no record yet, as the agent was stopped in it.
-    """
-    charged = before.charged_uj or 0
-    if ledger.period != before.period:
-        return
-    if ledger.charged_uj < charged:
-        yield f"{charged - ledger.charged_uj} uJ that had been charged are gone from the ledger that follows"
-    was = before.account.ledger if before.account else None
-    if was is None or was.period != ledger.period:
-        return
-    background = ledger.background_uj - was.background_uj
-    extra = ledger.charged_uj - was.charged_uj - background - before.energy_uj - unrecorded_uj
-    result.outside_uj += background + max(0, extra)
-    if extra > ledger.forfeited_uj - was.forfeited_uj:
-        yield f"{extra} uJ more were charged than it says that it spent"
+    def _take(self, record: RoundRecord) -> None:
+        """Count on from this record."""
+        self.before = record
+        if record.account is not None:
+            self.since, self.spent_uj, self.passed = record.account.ledger, 0, 0
+        self.spent_uj += record.energy_uj
+        if record.charged_uj is None:
+            self.since = None
+        elif self.since is None or self.since.period != record.period:
+            # all that was ever charged besides may explain what comes: there is no account to tell when it was
+            self.since = Ledger(None, charged_uj=record.charged_uj, period=record.period)
+            self.spent_uj = self.passed = 0

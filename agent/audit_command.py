@@ -58,6 +58,8 @@ def lines(config: AgentConfig, found: Audit, ledger: Ledger) -> Iterator[str]:
     yield f"  training    {_j(found.train_uj)} J, of which the meter may be wrong by {_j(found.bound_uj)} J"
     yield f"  besides     {_j(found.share_uj)} J for sharing, {_j(found.idle_uj)} J in no round"
     yield f"  outside     {_j(found.outside_uj)} J charged outside of training"
+    if ledger.forfeited_uj:
+        yield f"  forfeited   {_j(ledger.forfeited_uj)} J of trainings that were interrupted"
     limit = "no limit" if ledger.limit_uj is None else f"a budget of {_j(ledger.limit_uj)} J"
     period = f", period {ledger.period}" if ledger.period else ""
     yield (
@@ -68,8 +70,24 @@ def lines(config: AgentConfig, found: Audit, ledger: Ledger) -> Iterator[str]:
         yield f"  WRONG       round {finding.round}: {finding.what}"
     if len(found.findings) > SHOWN:
         yield f"  WRONG       and {len(found.findings) - SHOWN} more; --json has all"
+    if found.missing:
+        yield f"  missing     {found.missing} rounds have no record: a power cut may take the last lines"
     if not found.findings:
-        yield "  audit       every decision follows from the ledger, and every joule is in it"
+        yield f"  audit       {_verdict(found)}"
+
+
+def _verdict(found: Audit) -> str:
+    """Return what was shown where nothing is wrong."""
+    if found.unexplained:
+        return (
+            f"{found.unexplained} of {found.rounds} decisions could not be taken again, only their joules were added "
+            "up: --config must be that of the run"
+        )
+    if not found.taken_again:
+        return "no decision could be taken again, only joules were added up"
+    if found.missing:
+        return "every decision in it follows from the ledger; what the missing rounds spent is in the ledger alone"
+    return "every decision follows from the ledger, and every joule is in it"
 
 
 def _j(amount_uj: int) -> str:

@@ -123,7 +123,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
-    """All sources that are there, and the one that the agent would be metered by, if it can be used."""
+    """All sources that are there, and the one that is selected, if it can be used."""
 
     selected: str | None
     sources: tuple[Row, ...]
@@ -255,7 +255,16 @@ def _find(asked: Asked) -> tuple[str | None, list[_Watched], str]:
                 watched.append(_Watched(name, settings, None, str(error)))
         except EnergyError as error:
             watched.append(_Watched(name, settings, None, str(error)))
+    if problem and asked.source == "estimate" and asked.forced != "estimate":
+        problem += _found([one.name for one in watched if not one.error])
     return selected or None, watched, problem
+
+
+def _found(names: Sequence[str]) -> str:
+    """Return what else could be taken where a profile knows no sensor."""
+    if not names:
+        return ""
+    return f"; found here: {', '.join(names)}: take it with --source {names[0]} (energy.source: {names[0]})"
 
 
 def _each(watched: Sequence[_Watched], step: Callable[[_Watched], None]) -> None:
@@ -304,7 +313,7 @@ def _cells(row: Row) -> str:
 
 
 def _details(row: Row) -> Iterator[str]:
-    yield f"* {row.source} is what the agent is metered by; its rails:"
+    yield f"* {row.source} is selected; its rails:"
     for rail, watts in row.rail_watts.items():
         yield f"    {rail:<24}{watts:>9.3f} W"
     if row.raw_watts is not msgspec.UNSET:

@@ -21,6 +21,7 @@ from agent.yaml_file import Section, choose
 
 Joules = Annotated[float, Meta(gt=0, le=1e12)]
 Watts = Annotated[float, Meta(ge=0, le=MAX_W)]
+Scale = Annotated[float, Meta(ge=0, le=1e6)]
 Count = Annotated[int, Meta(ge=1, le=1_000_000_000)]
 Seconds = Annotated[float, Meta(gt=0, le=86_400 * 365)]
 
@@ -59,7 +60,7 @@ class EnergySection(Section, frozen=True, kw_only=True):
     """Left out: as the profile says; without a profile `trace`, which measures nothing."""
     device: str = "xiaomi-12-pro"
     workload: str = "cifar10"
-    budget_scale: Annotated[float, Meta(ge=0)] = 1.0
+    budget_scale: Scale = 1.0
     file: str = ""
     """A recording, for `recording`; for `trace` another table in the form of SkipTrain's authors."""
     round_s: Seconds | None = None
@@ -68,7 +69,7 @@ class EnergySection(Section, frozen=True, kw_only=True):
     """What adds up to the total; left out: as the profile says, else the source's own rule."""
     correction: CorrectionSection | None = None
     idle_w: Watts | None = None
-    max_w: Watts | None = None
+    max_w: Annotated[float, Meta(gt=0, le=MAX_W)] | None = None
     round_j: Joules | None = None
     """What a training round costs, where somebody knows; else the first one tells."""
     budget: BudgetSection = BudgetSection()
@@ -158,6 +159,11 @@ def energy_problems(energy: EnergySection, board: Profile | None) -> Iterator[tu
         yield "$.energy.charge", choose(energy.charge, ["training", "everything"])
     if len(set(energy.rails)) != len(energy.rails):
         yield "$.energy.rails", "a rail stands here twice, and would be counted twice"
+    idle_w, max_w = settings.wanted.idle_w, settings.wanted.max_w
+    own = [name for name in ("idle_w", "max_w") if getattr(energy, name) is not None]
+    if own and idle_w is not None and max_w is not None and idle_w >= max_w:
+        whose = "" if len(own) > 1 else "; the other one is the profile's"
+        yield f"$.energy.{own[0]}", f"energy.idle_w is not below energy.max_w: {idle_w:g} and {max_w:g} W{whose}"
     given = [name for name in ("joules", "joules_per_day", "battery_share", "rounds") if getattr(energy.budget, name)]
     if len(given) > 1:
         yield "$.energy.budget", f"one of {', '.join(given)}, not all of them"

@@ -107,8 +107,7 @@ def describe(
 
 def budget_line(meter: Meter, ledger: Ledger, cost: Cost | None) -> str:
     """Return in one line where joules come from, what is left of them, and what a training round takes."""
-    kind = "measured" if meter.measured else "replayed, not measured" if meter.source != "none" else "this is a relay"
-    parts = [f"{meter.source} ({kind})"]
+    parts = [f"{meter.source} ({_kind(meter)})"]
     if ledger.left_uj is not None and ledger.limit_uj is not None:
         parts.append(f"{ledger.left_uj / 1e6:.1f} of {ledger.limit_uj / 1e6:.1f} J left")
     if ledger.left_rounds is not None:
@@ -121,6 +120,15 @@ def budget_line(meter: Meter, ledger: Ledger, cost: Cost | None) -> str:
         takes = "the first training round tells what one takes"
         parts.append(takes if cost is None else f"a training round takes about {cost.expected_uj / 1e6:.3f} J")
     return ", ".join(parts)
+
+
+def _kind(meter: Meter) -> str:
+    """Return what its joules are worth."""
+    if meter.source == "none":
+        return "this is a relay"
+    if not meter.measured:
+        return "replayed, not measured"
+    return "estimated, not measured" if meter.source == "estimate" else "measured"
 
 
 def one_line(record: RoundRecord) -> str:

@@ -85,8 +85,7 @@ def rounds_trained(scenario: Scenario, index: int, node: NodeId) -> list[int]:
     """Return the rounds that this node will train in: the same decisions as the agent's, energy as in the trace."""
     if scenario.device(index).windows:
         return _rounds_of_recording(scenario, index, node)
-    limit_uj, limit_rounds = scenario.limits(index)
-    who, ledger = _participant(scenario, index, node), Ledger(limit_uj, limit_rounds=limit_rounds)
+    who, ledger = _participant(scenario, index, node), _full(scenario, index)
     found = []
     for round_ in _training_slots(who.schedule):
         if who.decide(round_, ledger).train:
@@ -105,9 +104,9 @@ def _rounds_of_recording(scenario: Scenario, index: int, node: NodeId) -> list[i
         scenario.policy.name,
         scenario.topology_spec(),
     )
-    meter, (limit_uj, limit_rounds) = scenario.device(index).meter(scenario.energy.round_j), scenario.limits(index)
+    meter = scenario.device(index).meter(scenario.energy.round_j)
     config = MachineConfig(node, run, meter.prior, learns_cost=True)
-    purse = Purse(config, Ledger(limit_uj, limit_rounds=limit_rounds), None, replace(meter.history, workload=""))
+    purse = Purse(config, _full(scenario, index), None, replace(meter.history, workload=""))
     found: list[int] = []
     for round_ in _training_slots(scenario.schedule()):
         decision, _ = purse.decide(round_, 0, len(found), 0.0)
@@ -133,9 +132,15 @@ def _types(scenario: Scenario) -> Iterator[tuple[int, FleetDevice]]:
 
 def _participant(scenario: Scenario, index: int, node: NodeId) -> Participant:
     cost = scenario.device(index).cost_uj
-    policy, schedule, limit = POLICIES[scenario.policy.name], scenario.schedule(), scenario.limit_uj(index)
-    affordable = Ledger(limit).affordable(Cost(cost, cost))
+    policy, schedule = POLICIES[scenario.policy.name], scenario.schedule()
+    affordable = _full(scenario, index).affordable(Cost(cost, cost))
     return Participant(policy, schedule, scenario.seed, node, Cost(cost, cost), 0, affordable)
+
+
+def _full(scenario: Scenario, index: int) -> Ledger:
+    """Return a node's ledger before its first round; without limits where the policy ignores budgets."""
+    limit_uj, limit_rounds = scenario.limits(index)
+    return Ledger(limit_uj, limit_rounds=limit_rounds)
 
 
 @lru_cache(maxsize=1)
@@ -144,13 +149,13 @@ def _training_slots(schedule: Schedule) -> tuple[int, ...]:
 
 
 def _device_plan(scenario: Scenario, index: int) -> DevicePlan:
-    row, limit = scenario.device(index), scenario.limit_uj(index)
+    row, full = scenario.device(index), _full(scenario, index)
     who = _participant(scenario, index, NodeId("any"))
     slots = who.schedule.training_slots()
-    expected, most = _distribution(who, limit)
+    expected, most = _distribution(who, full)
     budget_rounds = _budget_rounds(scenario, index)
-    first = _probability(who, 0, limit) if slots else 0.0
-    return DevicePlan(row, limit, budget_rounds, first, expected, most)
+    first = _probability(who, 0, full, 0) if slots else 0.0
+    return DevicePlan(row, full.limit_uj, budget_rounds, first, expected, most)
 
 
 def _budget_rounds(scenario: Scenario, index: int) -> int | None:
@@ -160,11 +165,13 @@ def _budget_rounds(scenario: Scenario, index: int) -> int | None:
     return Ledger(allowance.limit_uj, limit_rounds=allowance.limit_rounds).affordable(device.cost)
 
 
-def _probability(who: Participant, round_: int, left_uj: int | None) -> float:
-    """Return with what probability a node trains in a training round, given what is left."""
-    if left_uj is not None and left_uj < _cost_uj(who):
+def _probability(who: Participant, round_: int, full: Ledger, done: int) -> float:
+    """Return with what probability a node trains in a training round, after so many of them."""
+    left_uj = None if full.limit_uj is None else full.limit_uj - done * _cost_uj(who)
+    left_rounds = None if full.limit_rounds is None else full.limit_rounds - done
+    if (left_uj is not None and left_uj < _cost_uj(who)) or left_rounds == 0:
         return 0.0
-    return who.policy.probability(who.slot(round_, left_uj))
+    return who.policy.probability(who.slot(round_, left_uj, left_rounds))
 
 
 def _cost_uj(who: Participant) -> int:
@@ -172,14 +179,14 @@ def _cost_uj(who: Participant) -> int:
     return who.cost.expected_uj if who.cost else 0
 
 
-def _distribution(who: Participant, limit_uj: int | None) -> tuple[float, int]:
+def _distribution(who: Participant, full: Ledger) -> tuple[float, int]:
     """Return mean and maximum of the number of training rounds, over all draws."""
-    slots = _training_slots(who.schedule)
-    most = len(slots) if limit_uj is None else min(len(slots), limit_uj // _cost_uj(who))
+    slots, affordable = _training_slots(who.schedule), full.affordable(Cost(_cost_uj(who), _cost_uj(who)))
+    most = len(slots) if affordable is None else min(len(slots), affordable)
     chances = np.zeros(most + 1)
     chances[0] = 1.0
     for round_ in slots:
-        moved = chances * _probabilities(who, round_, limit_uj, chances)
+        moved = chances * _probabilities(who, round_, full, chances)
         chances -= moved
         chances[1:] += moved[:-1]
         chances[chances < _NEGLIGIBLE] = 0.0
@@ -187,17 +194,17 @@ def _distribution(who: Participant, limit_uj: int | None) -> tuple[float, int]:
 
 
 def _probabilities(
-    who: Participant, round_: int, limit_uj: int | None, chances: npt.NDArray[np.float64]
+    who: Participant, round_: int, full: Ledger, chances: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float64]:
     """Return the probability of training after each number of training rounds that has a chance; 0 for the last.
 
-    No policy gets keener as its joules go: where the answer is the same at both ends it is not asked in between.
+    No policy gets keener as its budget goes: where the answer is the same at both ends it is not asked in between.
     """
     answers = np.zeros(len(chances))
     possible = np.flatnonzero(chances[:-1])
 
     def ask(done: int) -> float:
-        return _probability(who, round_, None if limit_uj is None else limit_uj - done * _cost_uj(who))
+        return _probability(who, round_, full, done)
 
     if len(possible):
         first = ask(int(possible[0]))

@@ -29,7 +29,7 @@ from agent.core.topology import feasible_degree
 from agent.core.types import NodeId, Schedule, TopologySpec
 from agent.energy.allowance import Allowance
 from agent.energy.trace import published_rows
-from agent.energy_config import BudgetSection, EnergySection, budget_terms, energy_problems
+from agent.energy_config import BudgetSection, EnergySection, Scale, budget_terms, energy_problems
 from agent.errors import ConfigError
 from agent.learning.sources import SOURCES
 from agent.yaml_file import Document, Section, choose
@@ -75,7 +75,7 @@ class FleetEnergySection(Section, frozen=True, kw_only=True):
         "poco-x3",
     )
     workload: str = "cifar10"
-    budget_scale: Annotated[float, Meta(ge=0)] = 1.0
+    budget_scale: Scale = 1.0
     source: str = "trace"
     """`recording`: node i replays the file i modulo their number, and `budget` says what it may spend."""
     files: tuple[str, ...] = ()

@@ -11,7 +11,7 @@ from agent.audit import Audit, Terms, audit
 from agent.core.budget import Cost, Ledger
 from agent.core.events import BudgetRenewed, EnergyFlowed
 from agent.core.participation import POLICIES
-from agent.core.types import RoundKind, RoundRecord
+from agent.core.types import Decision, RoundKind, RoundRecord
 from tests.core.alone import ME, Alone, lone_run
 
 COSTS = (1_000, 1_300, 900, 1_100, 2_000, 1_000, 1_050)
@@ -124,3 +124,68 @@ def test_a_ledger_on_disk_that_lost_joules_is_found() -> None:
     assert alone.saved is not None
     alone.saved = replace(alone.saved, ledger=replace(alone.saved.ledger, charged_uj=3))
     assert "gone from the ledger that follows" in checked(alone).findings[-1].what
+
+
+def late(record: RoundRecord) -> RoundRecord:
+    """Return the record of a round that the node came too late for."""
+    return replace(record, account=None, decision=Decision(False, 0.0, 0.0, "catching up"), energy_uj=0, window=None)
+
+
+def more(record: RoundRecord, by: int) -> RoundRecord:
+    """Return a record with so much more in the ledger, before and after it."""
+    account = record.account
+    if account is not None:
+        ledger = replace(account.ledger, charged_uj=account.ledger.charged_uj + by)
+        account = replace(account, ledger=ledger)
+    return replace(record, account=account, charged_uj=(record.charged_uj or 0) + by)
+
+
+def skipped_after_training(alone: Alone) -> int:
+    """Return the index of a round that was not trained, the round before it was, and many come after."""
+    pairs = zip(alone.records, alone.records[1:], strict=False)
+    return next(i for i, (a, b) in enumerate(pairs, 1) if i > 3 and a.decision.train and not b.decision.train)
+
+
+def test_joules_charged_while_catching_up_are_found() -> None:
+    """Where no account is written, the next one tells; what a crash forfeited explains them."""
+    alone = history()
+    i, records = skipped_after_training(alone), list(alone.records)
+    records[i] = late(records[i])
+    assert alone.saved is not None
+    good = checked(alone, records)
+    assert (good.findings, good.undrawn, good.missing) == ([], 1, 0)
+    worse = [*records[:i], *(more(record, 7) for record in records[i:])]
+    state = replace(alone.saved, ledger=replace(alone.saved.ledger, charged_uj=alone.saved.ledger.charged_uj + 7))
+    found = audit(worse, Terms(alone.run, ME), state)
+    assert [each.what for each in found.findings if "follow" not in each.what] == [
+        "7 uJ more were charged than it says that it spent"
+    ]
+    assert found.outside_uj == 7
+
+
+def test_a_late_node_passes_rounds_over() -> None:
+    """It jumped: no record is missing, unless joules were charged in between."""
+    alone = history("greedy")
+    records = [*alone.records[:25], late(alone.records[30]), *alone.records[31:]]
+    found = checked(alone, records)
+    assert (found.findings, found.missing) == ([], 0)
+    assert alone.records[3].energy_uj > 0
+    records = [*alone.records[:3], late(alone.records[5]), *alone.records[6:]]
+    found = checked(alone, records)
+    assert (found.findings, found.missing) == ([], 2)
+
+
+@pytest.mark.parametrize("policy", sorted(POLICIES))
+def test_lines_that_a_power_cut_took_are_counted(policy: str) -> None:
+    """Wherever they are missing: nothing is wrong but that, and what is gone from the ledger is still found."""
+    alone = history(policy)
+    for start in range(1, 40):
+        records = [*alone.records[:start], *alone.records[start + 3 :]]
+        found = checked(alone, records)
+        lost = 40 - len(records)
+        at_the_end = start + lost == 40
+        trained = any(record.decision.train for record in alone.records[start : start + 3])
+        assert found.findings == [], start
+        assert found.missing in ({0, lost} if at_the_end and not trained else {lost}), start
+    records = [*alone.records[:20], *(more(record, -alone.machine.ledger.charged_uj) for record in alone.records[23:])]
+    assert any("gone from the ledger that follows" in each.what for each in checked(alone, records).findings)

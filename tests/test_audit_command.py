@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from agent.__main__ import main
+from agent.audit import Audit
+from agent.audit_command import lines
 from agent.config import AgentConfig, PolicySection, RunSection
-from agent.core.budget import Ledger
+from agent.core.budget import Ledger, Reservation
 from agent.energy_config import BudgetSection, EnergySection
 from agent.journal import Journal
 from tests.core.alone import Alone
@@ -87,7 +89,32 @@ def test_settings_of_another_run_are_told_apart(
     """With another seed the decisions cannot be taken again; the joules are added up all the same."""
     assert device.run.seed == 1
     assert main(["energy", "audit", "--config", str(tmp_path / "agent.yaml"), "--set", "run.seed=2"]) == 0
-    assert "0 taken again, 0 that came too late to be taken, 30 of another run or release" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "0 taken again, 0 that came too late to be taken, 30 of another run or release" in out
+    assert out.endswith(
+        "30 of 30 decisions could not be taken again, only their joules were added up: --config must be that of the "
+        "run\n"
+    )
+
+
+def test_lines_that_a_power_cut_took_are_said(
+    device: AgentConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not wrong, code 0; but not every joule is explained."""
+    lines = rounds(device).read_text().splitlines()
+    rounds(device).write_text("\n".join([*lines[:4], *lines[7:]]) + "\n")
+    assert main(["energy", "audit", "--config", str(tmp_path / "agent.yaml")]) == 0
+    out = capsys.readouterr().out
+    assert "  missing     3 rounds have no record" in out
+    assert out.endswith("what the missing rounds spent is in the ledger alone\n")
+
+
+def test_what_an_interrupted_training_forfeited_is_said(tmp_path: Path) -> None:
+    """Nothing was trained, and the ledger has joules all the same."""
+    ledger = Ledger(500_000_000).reserve(Reservation("toy", 0, 100_000_000)).forfeit()
+    said = list(lines(device_config(tmp_path), Audit(), ledger))
+    assert "  forfeited   100.000 J of trainings that were interrupted" in said
+    assert said[-1] == "  audit       no decision could be taken again, only joules were added up"
 
 
 def test_a_device_without_a_journal_is_told_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

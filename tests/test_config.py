@@ -65,6 +65,19 @@ def refusal(folder: Path, text: str, *overrides: str) -> str:
     return str(error.value).removeprefix(f"{folder}/")
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("energy.budget_scale=.inf", "<= 1000000"),
+        ("energy.budget_scale=1000001", "<= 1000000"),
+        ("energy.max_w=0", "> 0"),
+    ],
+)
+def test_numbers_that_no_board_has_are_refused(tmp_path: Path, override: str, message: str) -> None:
+    """A budget without an end, a board that draws nothing."""
+    assert message in refusal(tmp_path, TEXT, override)
+
+
 def test_a_short_file_is_filled_up_with_defaults(tmp_path: Path) -> None:
     """What a person must write is short; the rest is the published setting."""
     config = load(tmp_path, TEXT)
@@ -146,7 +159,16 @@ PROBLEMS: list[tuple[dict[str, Any], str, str]] = [
     ({"data": DataSection(source="npz")}, "$.data", "data.source npz needs data.path"),
     ({"energy": EnergySection(source="solar")}, "$.energy.source", "there is no 'solar'"),
     ({"energy": EnergySection(device="toaster")}, "$.energy", "no published row for cifar10/toaster"),
-    ({"energy": EnergySection(budget_scale=float("inf"))}, "$.energy", "budget_scale is inf"),
+    (
+        {"energy": EnergySection(idle_w=6.4, max_w=6.4)},
+        "$.energy.idle_w",
+        "energy.idle_w is not below energy.max_w: 6.4 and 6.4 W",
+    ),
+    (
+        {"node": NodeSection(id="a", fleet="f", profile="raspberry-pi-5"), "energy": EnergySection(max_w=2.0)},
+        "$.energy.max_w",
+        "energy.idle_w is not below energy.max_w: 2.36 and 2 W; the other one is the profile's",
+    ),
     (
         {"run": RunSection(id="r", rounds=1, expect_nodes=2)},
         "$.discovery",

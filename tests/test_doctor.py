@@ -16,9 +16,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from agent.checks import configuration, disk
+from agent.checks.calibration import Known
 from agent.checks.check import Bench, Check, Finding, Host
 from agent.config import DataSection, DiscoverySection, ModelSection, MqttSection, NodeSection
 from agent.core.types import NodeId
@@ -368,6 +370,20 @@ def test_watts_that_cannot_be_this_board_s(device: Device, power_uw: int, detail
     assert detail in failure(finding)
     assert finding.fix.startswith(fix)
     assert "docs/profiles.md" in finding.fix
+
+
+def test_watts_are_said_by_whom_they_come_from() -> None:
+    """Who has to correct a number must know in which file it stands."""
+    assert str(Known(2.5, 4.0, 6.0)) == "the profile says idle_w 2.5, load_w 4, max_w 6"
+    assert str(Known(2.5, None, 6.0, frozenset({"idle_w", "max_w"}))) == "the configuration says idle_w 2.5, max_w 6"
+
+
+def test_a_number_of_the_configuration_is_not_the_profile_s(device: Device) -> None:
+    """It wins over the profile's."""
+    device.energy = msgspec.structs.replace(device.energy, max_w=5.5)
+    device.draws(9_000_000)
+    detail = failure(device.ask("sensor", "torch", "calibration"))
+    assert "(the configuration says max_w 5.5, the profile says idle_w 2.5, load_w 4): " in detail
 
 
 def test_training_that_draws_nothing_is_a_warning(device: Device) -> None:

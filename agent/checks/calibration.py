@@ -39,6 +39,8 @@ class Known:
     idle_w: float | None
     load_w: float | None
     max_w: float | None
+    configured: frozenset[str] = frozenset()
+    """Those that stand in the configuration; the others are the profile's."""
 
     @property
     def low_w(self) -> float | None:
@@ -52,12 +54,12 @@ class Known:
         return None if most is None else HIGH * most
 
     def __str__(self) -> str:
-        shown = [
-            f"{name} {watts:g}"
-            for name, watts in (("idle_w", self.idle_w), ("load_w", self.load_w), ("max_w", self.max_w))
-            if watts is not None
-        ]
-        return ", ".join(shown)
+        watts = {"idle_w": self.idle_w, "load_w": self.load_w, "max_w": self.max_w}
+        shown = {name: f"{name} {value:g}" for name, value in watts.items() if value is not None}
+        own = [text for name, text in shown.items() if name in self.configured]
+        others = [text for name, text in shown.items() if name not in self.configured]
+        says = {"the configuration says": own, "the profile says": others}
+        return ", ".join(f"{who} {', '.join(texts)}" for who, texts in says.items() if texts)
 
 
 def check(bench: Bench) -> Finding:
@@ -81,8 +83,9 @@ def check(bench: Bench) -> Finding:
 def known_watts(bench: Bench) -> Known:
     """Return what the configuration says, and where it says nothing the profile."""
     wanted, board = bench.settings.wanted, bench.config.board
-    load = board.power.load_w if board else None
-    return Known(wanted.idle_w, load.value if load else None, wanted.max_w)
+    load, energy = board.power.load_w if board else None, bench.config.energy
+    configured = frozenset(name for name in ("idle_w", "max_w") if getattr(energy, name) is not None)
+    return Known(wanted.idle_w, load.value if load else None, wanted.max_w, configured)
 
 
 def _train(meter: Meter, worker: TrainerWorker, task: TrainTask, seconds: float) -> tuple[Reading, int]:
@@ -138,8 +141,8 @@ def _judge(bench: Bench, known: Known, stretch: Stretch, line: str) -> Finding:
             wrong = f"{power.watts:.2f} W {what} is more than {HIGH:g} x {'max_w' if known.max_w else 'load_w'}"
         else:
             continue
-        return failed(f"{wrong} (profile: {known}): {line}", _fix(bench, known, stretch))
-    line = f"{line}; the profile says {known}"
+        return failed(f"{wrong} ({known}): {line}", _fix(bench, known, stretch))
+    line = f"{line}; {known}"
     if bench.agent_runs:
         return ok(f"{line}; an agent is running, so both are its watts, too")
     if training.watts - idle.watts <= max(training.bound_w + idle.bound_w, MORE * idle.watts):

@@ -64,6 +64,6 @@ def choose_source(name: str, place: Place, wanted: Wanted) -> Chosen:
         except EnergyError as error:
             raise EnergyError(f"{candidate}: {error}; or name another source in energy.source") from None
     raise EnergyError(
-        f"no sensor of energy below {place.sys}, and no {place.vcgencmd}; enable one (docs/energy.md), or budget by an "
-        "estimate: energy.source: estimate"
+        f"no sensor of energy below {place.sys}, and no {place.vcgencmd} that answers; enable one (docs/energy.md), or "
+        "budget by an estimate: energy.source: estimate"
     )

@@ -57,7 +57,7 @@ CONFIGURATION = (
     ),
     config_case(
         "infinite budget",
-        ":14:1: energy.budget_scale is inf; a budget is a finite number of joules, from 0 on (at energy)",
+        ":14:10: Expected `float` <= 1000000.0 (at energy.budget_scale)",
         ("data:", "energy: {budget_scale: .inf}\ndata:"),
     ),
     config_case(

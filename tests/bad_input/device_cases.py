@@ -231,7 +231,7 @@ MODEL = (
 ENERGY = (
     Case(
         "no sensor of energy on this board",
-        "skiptrain-agent: no sensor of energy below DIR/sys, and no no-vcgencmd; enable one (docs/energy.md), or budget by an estimate: energy.source: estimate",
+        "skiptrain-agent: no sensor of energy below DIR/sys, and no no-vcgencmd that answers; enable one (docs/energy.md), or budget by an estimate: energy.source: estimate",
         72,
         AT_START,
         (sensor("auto", "DIR/sys"),),

@@ -308,6 +308,7 @@ def test_a_pi_4_has_none(tmp_path: Path, call: Caller, monkeypatch: pytest.Monke
     said = call(tmp_path / "sys", "--profile", "raspberry-pi-4b")
     assert (said.code, said.page) == (72, {"selected": None, "sources": []})
     assert "opt in with --source estimate" in said.err
+    assert "found here" not in said.err
     said = call(tmp_path / "sys", "--profile", "raspberry-pi-4b", "--source", "estimate")
     assert (said.code, said.page["selected"], said.row("estimate")["quality"]) == (0, "estimate", "estimated")
     assert 2.2 <= said.row("estimate")["watts"] <= 6.5
@@ -316,6 +317,20 @@ def test_a_pi_4_has_none(tmp_path: Path, call: Caller, monkeypatch: pytest.Monke
     assert "estimate: not known: idle_w and max_w" in said.err
     sets = [f"--set=energy.{key}" for key in ("idle_w=2", "max_w=4")]
     assert 1.99 <= call(tmp_path / "sys", "--source", "estimate", *sets).row("estimate")["watts"] <= 4.01
+
+
+def test_a_sensor_that_the_profile_does_not_know_is_named(
+    tmp_path: Path, call: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody put a HAT on a board that has none: it is shown, and how to take it said."""
+    board_trees.vcgencmd(tmp_path, 'error=1 error_msg="Command not registered"\n')
+    monkeypatch.setenv("PATH", path_with(tmp_path))
+    board_trees.ina_hat(tmp_path / "sys")
+    said = call(tmp_path / "sys", "--profile", "raspberry-pi-4b")
+    assert (said.code, said.page["selected"]) == (72, None)
+    assert said.err.endswith("; found here: ina: take it with --source ina (energy.source: ina)\n")
+    assert right(said.row("ina"), 2.792)
+    assert call(tmp_path / "sys", "--profile", "raspberry-pi-4b", "--source", "ina").page["selected"] == "ina"
 
 
 def test_a_source_that_is_named_and_not_there(tmp_path: Path, call: Caller) -> None:

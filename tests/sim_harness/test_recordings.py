@@ -71,6 +71,30 @@ def test_the_plan_trains_in_the_same_rounds_as_the_measured_machine(tmp_path: Pa
     assert rounds_trained(got, 0, ME) == trained
 
 
+@pytest.mark.parametrize("recording", [True, False])
+@pytest.mark.parametrize("policy", ["greedy", "skiptrain-constrained", "skiptrain-replanned"])
+def test_a_budget_of_rounds_is_planned_as_the_machine_spends_it(tmp_path: Path, policy: str, recording: bool) -> None:
+    """No joules bound it: what is left is counted in rounds, for a published row as for a recording."""
+    settings = ["rounds=60", "seed=7", "energy.budget={rounds: 8}"]
+    settings += [f"policy={{name: {policy}, train_rounds: 2, sync_rounds: 1}}"]
+    if recording:
+        alone = Alone(lone_run(policy, 60, seed=7), COSTS, Ledger(None, limit_rounds=8))
+    else:
+        got = load_scenario("demo", settings)
+        cost = got.device(0).cost
+        run = lone_run(policy, 60, seed=7)
+        alone = Alone(run, (cost.expected_uj,), Ledger(None, limit_rounds=8), cost, learns=False)
+    alone.go()
+    if recording:
+        got = scenario(recorded(tmp_path / "pi.csv", alone.records), *settings)
+    trained = [record.round for record in alone.records if record.decision.train]
+    assert rounds_trained(got, 0, ME) == trained
+    most = plan(got)["training_rounds"]
+    assert most["max"] == 8 * got.nodes
+    assert most["total"] <= most["max"]
+    assert 0 < most["expected"] <= most["max"]
+
+
 def test_a_plan_adds_up_what_the_windows_cost(tmp_path: Path) -> None:
     """Not rounds times a mean: the first so many windows of the recording, for each node."""
     got = scenario(recorded(tmp_path / "pi.csv"), "policy.name=greedy", "nodes=2", "topology.degree=1")
