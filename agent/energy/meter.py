@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 from agent.core.budget import Cost
 from agent.core.costs import CostHistory
 from agent.core.types import Quality
+from agent.energy.counter import SUSPENDED_NS
 from agent.energy.settings import Correction
 from agent.errors import EnergyError
 
@@ -202,18 +203,24 @@ class MeasuredMeter:
         return outside
 
     def mark(self) -> str:
-        """Return boot, time and raw counters."""
+        """Return boot, time, rails, raw counters, and how long the machine has been suspended since boot."""
         raw = self.device.raw()
         if raw is None or self._quality is not Quality.MEASURED:
             return ""  # an estimate counts from the start of its process
-        return json.dumps([self._boot(), self._clock(), list(self.device.reader.rails), list(raw)])
+        rails, slept_ns = list(self.device.reader.rails), self.device.slept_ns()
+        return json.dumps([self._boot(), self._clock(), rails, list(raw), slept_ns])
 
     def since(self, mark: str) -> int | None:
-        """Return what the counters have counted since `mark`, if this is still the same boot and the same rails."""
+        """Return what the counters have counted since `mark`, if nothing can have reset them.
+
+        It must be the same boot and the same rails, and the machine must not have slept.
+        """
         try:
-            boot, at_s, rails, raw = json.loads(mark)
+            boot, at_s, rails, raw, slept_ns = json.loads(mark)
             seconds = self._clock() - at_s
             if not boot or boot != self._boot() or rails != list(self.device.reader.rails) or seconds < 0:
+                return None
+            if not abs(self.device.slept_ns() - slept_ns) <= SUSPENDED_NS:
                 return None
             used_uj = self.device.since(raw, seconds)
         except (ValueError, TypeError, EnergyError):

@@ -12,7 +12,8 @@ from agent.core.types import Quality
 from agent.energy.device import CounterDevice, SampledDevice
 from agent.energy.meter import MeasuredMeter
 from agent.energy.settings import Correction
-from tests.energy.clock import Clock, Counter, Power
+from tests.energy.clock import Clock, Counter, Power, S
+from tests.energy.trees import AMD_RANGE_UJ
 
 
 class Rig:
@@ -136,21 +137,52 @@ def test_a_window_that_was_badly_observed_is_warned_of(tmp_path: Path, caplog: p
 
 def test_a_counter_of_the_same_boot_knows_what_a_crash_cost(tmp_path: Path) -> None:
     """7 J since the mark, in another process."""
-    rig = Rig(tmp_path, Counter())
+    rig = Rig(tmp_path, Counter(ranges_uj=(AMD_RANGE_UJ + 1,)))
     mark = rig.meter.mark()
     rig.use(7, 3)
     assert rig.open().since(mark) == 7_000_000
 
 
-@pytest.mark.parametrize("mark", ["", "{", "[1]", "[1,2,3,4]", '["boot-1", 0, ["psys"], [0]]', "null", '"x"'])
+def test_a_sleep_settles_nothing(tmp_path: Path) -> None:
+    """The counter may have begun anew in it; clocks that are read one after the other are no sleep."""
+    rig = Rig(tmp_path, Counter(ranges_uj=(AMD_RANGE_UJ + 1,)))
+    mark = rig.meter.mark()
+    rig.use(7, 3)
+    rig.clock.slept_ns += S
+    assert rig.open().since(mark) == 7_000_000
+    rig.clock.slept_ns += 1
+    assert rig.open().since(mark) is None
+
+
+def test_a_counter_without_an_end_settles_nothing(tmp_path: Path) -> None:
+    """A reset of it cannot be told once it has passed its old value."""
+    rig = Rig(tmp_path, Counter([5]))
+    mark = rig.meter.mark()
+    rig.use(7, 3)
+    assert rig.open().since(mark) is None
+
+
+@pytest.mark.parametrize(
+    "mark",
+    [
+        "",
+        "{",
+        "[1]",
+        "[1,2,3,4]",
+        '["boot-1", 0, ["package-0"], [0]]',
+        '["boot-1", 0, ["package-0"], [0], NaN]',
+        "null",
+        '"x"',
+    ],
+)
 def test_a_mark_that_is_none_settles_nothing(tmp_path: Path, mark: str) -> None:
     """Whatever stands in the journal."""
-    assert Rig(tmp_path, Counter()).meter.since(mark) is None
+    assert Rig(tmp_path, Counter(ranges_uj=(AMD_RANGE_UJ + 1,))).meter.since(mark) is None
 
 
 def test_another_boot_a_reset_or_an_estimate_settle_nothing(tmp_path: Path) -> None:
     """Then the reservation stays charged."""
-    rig = Rig(tmp_path, Counter([5_000_000]))
+    rig = Rig(tmp_path, Counter([5_000_000], ranges_uj=(AMD_RANGE_UJ + 1,)))
     mark = rig.meter.mark()
     rig.use(1, 1)
     rig.boot.write_text("boot-2\n")
