@@ -185,8 +185,10 @@ class MeasuredMeter:
         gross_uj = round(sum(self._joules.get_trace()[0].energy.values()))
         if gross_uj <= 0 and used.seconds > STILL_S:
             return self._lost(f"{self.source} counted nothing at all in a training window", used.seconds, opened)
-        # a window that was too short for the counter to move costs what it can have cost at most
-        energy_uj = max(1, self._correction.apply_uj(gross_uj or used.bound_uj, used.seconds))
+        try:  # a window that was too short for the counter to move costs what it can have cost at most
+            energy_uj = max(1, self._correction.apply_uj(gross_uj or used.bound_uj, used.seconds))
+        except EnergyError as error:
+            return self._lost(str(error), self._clock() - self._last_s, opened)
         if used.coverage < POOR_COVERAGE:
             _log.warning("energy: %s was observed in %.0f %% of a window", self.source, 100 * used.coverage)
         net_uj = None if self._idle_w is None else max(0, energy_uj - round(self._idle_w * 1e6 * used.seconds))
@@ -223,9 +225,9 @@ class MeasuredMeter:
             if not abs(self.device.slept_ns() - slept_ns) <= SUSPENDED_NS:
                 return None
             used_uj = self.device.since(raw, seconds)
+            return None if used_uj is None else self._correction.apply_uj(used_uj, seconds)
         except (ValueError, TypeError, EnergyError):
             return None
-        return None if used_uj is None else self._correction.apply_uj(used_uj, seconds)
 
     def end(self) -> None:
         """End the device's thread."""

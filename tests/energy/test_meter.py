@@ -12,6 +12,7 @@ from agent.core.types import Quality
 from agent.energy.device import CounterDevice, SampledDevice
 from agent.energy.meter import MeasuredMeter
 from agent.energy.settings import Correction
+from agent.errors import EnergyError
 from tests.energy.clock import Clock, Counter, Power, S
 from tests.energy.trees import AMD_RANGE_UJ
 
@@ -81,6 +82,24 @@ def test_a_correction_is_applied_to_joules_once(tmp_path: Path) -> None:
     assert rig.meter.close().energy_uj == 12_000_000
     rig.use(10, 2)
     assert rig.meter.lap() == 12_000_000
+
+
+def test_a_correction_that_leaves_nothing_is_an_error(tmp_path: Path) -> None:
+    """5 W, corrected by -50 W: whoever asks is told, no window costs nothing, and no training begins."""
+    counter = Counter(ranges_uj=(AMD_RANGE_UJ + 1,))
+    rig = Rig(tmp_path, counter, correction=Correction(offset_w=-50.0), max_w=9.0)
+    why = "energy.correction makes -90 J of 10 J in 2 s; correct its offset_w"
+    rig.meter.open()
+    mark = rig.meter.mark()
+    rig.use(10, 2)
+    with pytest.raises(EnergyError, match=why):
+        rig.meter.spent_uj()
+    reading = rig.meter.close()
+    assert (reading.energy_uj, reading.quality, reading.error) == (18_000_000, Quality.ESTIMATED, why)
+    assert rig.meter.since(mark) is None
+    rig.use(10, 2)
+    assert rig.meter.lap() is None
+    assert rig.meter.trouble() == f"toy: {why}"
 
 
 def test_a_sensor_that_goes_is_charged_for_at_its_most(tmp_path: Path) -> None:
