@@ -152,8 +152,13 @@ class MeasuredMeter:
         """Begin a training window."""
         self._keep_lap()
         self.device.window(True)
-        self._joules.start("round")
-        state = self.device.state()  # behind the reading of the joules, at the end too: both windows are equally long
+        try:
+            self._joules.start("round")
+            state = self.device.state()  # behind the joules' reading, at the end too: both windows are equally long
+        except BaseException:
+            with suppress(EnergyError):  # it goes back to its idle rate all the same
+                self.device.window(False)
+            raise
         with self._lock:
             self._opened, self._last_uj, self._last_s = state, 0, self._clock()
 

@@ -151,6 +151,33 @@ def test_a_window_that_was_badly_observed_is_warned_of(tmp_path: Path, caplog: p
     assert "energy: toy was observed in" in caplog.text
 
 
+class Slow(Power):
+    """A power whose sensor hangs for ten seconds, and then has no answer, from one reading on."""
+
+    clock: Clock
+    hangs_at = -1
+
+    def read(self) -> tuple[int, ...]:
+        """Return the set powers, or hang."""
+        if 0 <= self.hangs_at <= self.reads:
+            self.broken = "no answer"
+            self.clock.pass_s(10)
+        return super().read()
+
+
+@pytest.mark.parametrize("reading", [2, 3])
+def test_a_window_that_does_not_open_leaves_the_sensor_alone(tmp_path: Path, reading: int) -> None:
+    """It hangs after the rate was raised: nobody goes on looking ten times a second."""
+    power = Slow()
+    rig = Rig(tmp_path, power)
+    power.clock, power.hangs_at = rig.clock, power.reads + reading
+    with pytest.raises(EnergyError, match="no answer"):
+        rig.meter.open()
+    assert isinstance(rig.meter.device, SampledDevice)
+    assert rig.meter.device.sampler.step() is None
+    assert rig.meter.spent_uj() == 0
+
+
 # --- what a crash leaves open
 
 
