@@ -139,6 +139,7 @@ class MeasuredMeter:
         self._opened: DeviceState | None = None
         self._lapped, self._outside_uj = device.state(), 0
         self._last_uj, self._last_s = 0, 0.0
+        self._known_w = 0.0
 
     def trouble(self) -> str:
         """Return why the source cannot be read now, or ""."""
@@ -197,6 +198,7 @@ class MeasuredMeter:
         if used.coverage < POOR_COVERAGE:
             _log.warning("energy: %s was observed in %.0f %% of a window", self.source, 100 * used.coverage)
         net_uj = None if self._idle_w is None else max(0, energy_uj - round(self._idle_w * 1e6 * used.seconds))
+        self._known_w = energy_uj / 1e6 / used.seconds if used.seconds > STILL_S else self._known_w
         bound_uj = round(self._correction.slope * used.bound_uj)
         return Reading(energy_uj, self._quality, used.seconds, used.coverage, bound_uj, net_uj)
 
@@ -243,14 +245,22 @@ class MeasuredMeter:
         state = self.device.state()
         if self._opened is None:
             used = self._between(self._lapped, state)
-            self._outside_uj += self._correction.apply_uj(used.energy_uj, used.seconds)
+            energy_uj = self._correction.apply_uj(used.energy_uj, used.seconds)
+            self._outside_uj += energy_uj
+            if energy_uj and used.seconds > STILL_S:
+                self._known_w = energy_uj / 1e6 / used.seconds
             self._lapped = state
 
     def _lost(self, why: str, blind_s: float, opened: DeviceState) -> Reading:
-        most_uj = self._last_uj + round((self._max_w or 0.0) * 1e6 * blind_s)
+        watts = self._max_w or self._seen_w(self._last_s - opened.at_s)
+        most_uj = self._last_uj + round(watts * 1e6 * blind_s)
         seen_s = max(0.0, self._last_s + blind_s - opened.at_s)
         coverage = max(0.0, 1.0 - blind_s / seen_s) if seen_s else 0.0
         return Reading(most_uj, Quality.ESTIMATED, seen_s, coverage, most_uj - self._last_uj, error=why)
+
+    def _seen_w(self, seconds: float) -> float:
+        """Return the power of the open window, seen for so long, or else the one that was known last."""
+        return self._last_uj / 1e6 / seconds if self._last_uj and seconds > 0 else self._known_w
 
     def _state_or(self, before: DeviceState) -> DeviceState:
         try:

@@ -123,6 +123,20 @@ def test_a_sensor_that_goes_is_charged_for_at_its_most(tmp_path: Path) -> None:
     assert rig.meter.close().energy_uj == 1_000_000
 
 
+@pytest.mark.parametrize(("seen_s", "charged_uj"), [(2.0, 10_000_000), (0.0, 6_000_000)])
+def test_where_nobody_knows_the_most_the_power_goes_on(tmp_path: Path, seen_s: float, charged_uj: int) -> None:
+    """3 W before, 2.5 W in the window as far as it was seen, then nothing for 2 s: never 0 W of a board that trains."""
+    counter = Counter()
+    rig = Rig(tmp_path, counter)
+    rig.use(6, 2)
+    rig.meter.open()
+    rig.use(2.5 * seen_s, seen_s)
+    rig.meter.spent_uj()
+    counter.broken = "the sensor is gone"
+    rig.use(0, 2)
+    assert rig.meter.close().energy_uj == charged_uj
+
+
 def test_a_window_in_which_nothing_was_counted_is_no_window_of_zero_joules(tmp_path: Path) -> None:
     """It took a second and a bit and counted nothing: the meter says so; a short one costs what it can have at most."""
     rig = Rig(tmp_path, Counter(), max_w=9.0)
