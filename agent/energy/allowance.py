@@ -6,15 +6,19 @@ make joules: a day that has been is never begun again, and there are never more 
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import date, datetime, timedelta, timezone
 from fractions import Fraction
 from typing import Protocol
 
 from agent.core.events import BudgetRenewed, EnergyFlowed
 from agent.errors import ConfigError, EnergyError
+
+_log = logging.getLogger(__name__)
 
 _UJ_PER_J = 1_000_000
 _UJ_PER_WH = 3_600_000_000
@@ -101,7 +105,9 @@ class Allowance:
         self._began = self._polled = clock()
         self._days = 0
         self._credit_uj = Fraction(0)
-        self._held_uj: int | None = None
+        self._peak_uj: int | None = None
+        self._silent = True
+        self._warned = False
         self.period = terms.period
         self._told: tuple[str, int] | None = None
 
@@ -156,8 +162,9 @@ class Allowance:
         if not last.startswith(prefix):
             return today  # of other terms: whatever the clock shows
         if today <= last or now.wall.year < _FIRST_YEAR:
+            self._warn_if_behind(last.removeprefix(prefix), now.wall.date())
             return last
-        if self._days > (now.boot_s - self._began.boot_s) / _DAY_S + 1:
+        if self._days >= (now.boot_s - self._began.boot_s) / _DAY_S + 1:
             return last  # more days have come than can have passed
         self._days += 1
         return today
@@ -170,18 +177,36 @@ class Allowance:
         self._credit_uj -= whole
         return whole
 
+    def _warn_if_behind(self, last: str, today: date) -> None:
+        """Say once that no day begins while the clock is behind the ledger's last one; a time zone is no matter."""
+        with suppress(ValueError):  # a name that is no date
+            if not self._warned and date.fromisoformat(last) - today > timedelta(days=1):
+                self._warned = True
+                _log.warning(
+                    "energy: the clock is behind the ledger's last day (%s, and it shows %s): no new day's budget "
+                    "begins before that day is over; set the clock",
+                    last,
+                    today,
+                )
+
     def _from_battery(self) -> int:
-        """Return what has gone into the battery since the last look; a gauge that fails gives nothing."""
+        """Return what has gone into the battery since the last look; a gauge that fails gives nothing.
+
+        Only what exceeds the most that this charging has seen: a gauge whose readings go up and down gives nothing.
+        """
         if not self._terms.recharge_from_battery:
             return 0
         try:
             state = self._gauge()
         except EnergyError:
             state = None
-        before, self._held_uj = self._held_uj, None if state is None else state.energy_uj
-        if state is None or not state.charging or before is None or self._held_uj is None:
+        held_uj = None if state is None else state.energy_uj
+        silent, self._silent = self._silent, held_uj is None
+        if state is None or held_uj is None:
             return 0
-        return max(0, self._held_uj - before)
+        peak_uj = held_uj if self._peak_uj is None else self._peak_uj
+        self._peak_uj = max(peak_uj, held_uj) if state.charging else held_uj
+        return 0 if silent or not state.charging else self._peak_uj - peak_uj
 
 
 def _midnight(now: datetime) -> datetime:

@@ -13,7 +13,7 @@ DEFAULT_MAX_W = 1000.0
 """Where nobody knows what a board can draw: more than any that this agent is for."""
 _SLACK_S = 0.1
 """A counter may show in one step what it counted over so much more than the time between two readings."""
-_SUSPENDED_NS = 1_000_000_000
+SUSPENDED_NS = 1_000_000_000
 """How much further than the awake clock the other one has gone if the machine slept; less is no sleep."""
 _NS = 1_000_000_000
 _LEAP = 10
@@ -44,6 +44,11 @@ class Moment:
 
     awake_ns: int
     boot_ns: int
+
+    @property
+    def slept_ns(self) -> int:
+        """How long the machine has been suspended since boot."""
+        return self.boot_ns - self.awake_ns
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +105,7 @@ def count(before: Counted, known: Known, raw: Sequence[int], at: Moment) -> Coun
     """
     raw = _checked(known, raw)
     awake_ns = max(0, at.awake_ns - before.at.awake_ns)
-    slept = at.boot_ns - before.at.boot_ns - awake_ns > _SUSPENDED_NS
+    slept = at.boot_ns - before.at.boot_ns - awake_ns > SUSPENDED_NS
     at_most_uj = known.at_most_uj(awake_ns)
     ranges = known.ranges_uj
     steps = [_step(*each, 0 if slept else at_most_uj) for each in zip(before.raw, raw, ranges, strict=True)]
@@ -127,7 +132,8 @@ def leapt(known: Known, before: Counted, now: Counted) -> str:
 def since(known: Known, then: Sequence[int], now: Sequence[int], awake_s: float) -> int | None:
     """Return the microjoules between two readings of the same boot that nobody watched in between.
 
-    None where they cannot be known: other counters, one out of its range, a reset, or time enough to go round.
+    None where they cannot be known: other counters, one out of its range, a reset, time enough to go round, or a
+    counter without an end, which may have been reset and have passed its old value since.
     """
     try:
         then, now = _checked(known, then), _checked(known, now)
@@ -136,7 +142,7 @@ def since(known: Known, then: Sequence[int], now: Sequence[int], awake_s: float)
     if not 0 <= awake_s < math.inf:
         return None
     at_most_uj = known.at_most_uj(round(awake_s * _NS))
-    if any(0 < range_uj <= at_most_uj for range_uj in known.ranges_uj):
+    if any(range_uj <= at_most_uj for range_uj in known.ranges_uj):
         return None
     steps = [_step(*each, at_most_uj) for each in zip(then, now, known.ranges_uj, strict=True)]
     if any(step.reset or step.energy_uj > at_most_uj for step in steps):

@@ -168,6 +168,10 @@ class CounterDevice(Device):  # type: ignore[misc]  # pyJoules has no types
         with self._lock:
             return self._counted.raw
 
+    def slept_ns(self) -> int:
+        """Return how long the machine has been suspended since boot, in nanoseconds."""
+        return self._clocks.now().slept_ns
+
     def since(self, raw_then: Sequence[int], awake_s: float) -> int | None:
         """Return the microjoules since the same boot's counters showed `raw_then`, `awake_s` ago; None: not known."""
         return since(self._known, raw_then, self._read().raw, awake_s)
@@ -271,6 +275,10 @@ class SampledDevice(Device):  # type: ignore[misc]  # pyJoules has no types
 
     def raw(self) -> None:
         """Return None: there is no counter that could settle what a crash left open."""
+
+    def slept_ns(self) -> int:
+        """Return 0: it matters to counters only."""
+        return 0
 
     def since(self, raw_then: Sequence[int], awake_s: float) -> None:
         """Return None: nobody looked in between."""

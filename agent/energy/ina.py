@@ -87,9 +87,9 @@ class InaPower(_Rails):
 
     idle_hz = _IDLE_HZ
 
-    def __init__(self, rails: Sequence[Rail], scope: Scope, hz: float = 0.0) -> None:
+    def __init__(self, rails: Sequence[Rail], scope: Scope, wanted: Wanted) -> None:
         super().__init__(rails, scope)
-        self.hz = hz or _HZ
+        self.hz, self._wanted = wanted.hz or _HZ, wanted.rails
         self._step_uw = 0
 
     def resolution_uw(self) -> int:
@@ -97,11 +97,13 @@ class InaPower(_Rails):
         return self._step_uw
 
     def read(self) -> tuple[int, ...]:
-        """Return the power of each rail in µW; EnergyError where a current runs backwards (see `drawn_uw`)."""
+        """Return the power of each rail in µW; EnergyError as in `drawn_uw` and `check_flow`."""
         readings = [rail.power_uw() for rail in self._rails]
         steps = [step_uw for _, step_uw in readings]
         self._step_uw = sum(steps) if all(steps) else 0
-        return tuple(power_uw for power_uw, _ in readings)
+        powers_uw = tuple(power_uw for power_uw, _ in readings)
+        check_flow(powers_uw, self._wanted, f"{self._rails[0].folder}: {', '.join(self.rails)}")
+        return powers_uw
 
 
 class InaCounter(_Rails):
@@ -135,8 +137,8 @@ def find(place: Place, wanted: Wanted) -> InaPower | InaCounter:
         counter = InaCounter(rails, scope)
         counter.read()
         return counter
-    reader = InaPower(rails, scope, wanted.hz)
-    check_flow(reader.read(), wanted.rails, f"{rails[0].folder}: {', '.join(total.rails)}")
+    reader = InaPower(rails, scope, wanted)
+    reader.read()
     return reader
 
 

@@ -47,6 +47,8 @@ class IioReader:
 
     channels: tuple[Rail, ...]
     scope: Scope
+    wanted: tuple[str, ...] = ()
+    """The rails that somebody named; none where they are the board's total."""
     hz: float = _HZ
     idle_hz: float = 1.0
 
@@ -60,8 +62,10 @@ class IioReader:
         return 0
 
     def read(self) -> tuple[int, ...]:
-        """Return the power of each rail in µW; EnergyError where a current runs backwards (see `drawn_uw`)."""
-        return tuple(rail.power_uw() for rail in self.channels)
+        """Return the power of each rail in µW; EnergyError as in `drawn_uw` and `check_flow`."""
+        powers_uw = tuple(rail.power_uw() for rail in self.channels)
+        check_flow(powers_uw, self.wanted, f"{self.channels[0].folder}: {', '.join(self.rails)}")
+        return powers_uw
 
 
 def find(place: Place, wanted: Wanted) -> IioReader:
@@ -77,8 +81,8 @@ def find(place: Place, wanted: Wanted) -> IioReader:
     if not there:
         raise AbsentError(f"{where}: no sensor of a Jetson with JetPack 4")
     total = choose(there, wanted.rails, where)
-    reader = IioReader(tuple(there[name] for name in total.rails), total.scope, wanted.hz or _HZ)
-    check_flow(reader.read(), wanted.rails, f"{where}: {', '.join(total.rails)}")
+    reader = IioReader(tuple(there[name] for name in total.rails), total.scope, wanted.rails, wanted.hz or _HZ)
+    reader.read()
     return reader
 
 

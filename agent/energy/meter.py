@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 from agent.core.budget import Cost
 from agent.core.costs import CostHistory
 from agent.core.types import Quality
+from agent.energy.counter import SUSPENDED_NS
 from agent.energy.settings import Correction
 from agent.errors import EnergyError
 
@@ -140,6 +141,7 @@ class MeasuredMeter:
         self._opened: DeviceState | None = None
         self._lapped, self._outside_uj = device.state(), 0
         self._last_uj, self._last_s = 0, 0.0
+        self._known_w = 0.0
 
     def trouble(self) -> str:
         """Return why the source cannot be read now, or ""."""
@@ -153,8 +155,13 @@ class MeasuredMeter:
         """Begin a training window."""
         self._keep_lap()
         self.device.window(True)
-        self._joules.start("round")
-        state = self.device.state()  # behind the reading of the joules, at the end too: both windows are equally long
+        try:
+            self._joules.start("round")
+            state = self.device.state()  # behind the joules' reading, at the end too: both windows are equally long
+        except BaseException:
+            with suppress(EnergyError):  # it goes back to its idle rate all the same
+                self.device.window(False)
+            raise
         with self._lock:
             self._opened, self._last_uj, self._last_s = state, 0, self._clock()
 
@@ -186,11 +193,14 @@ class MeasuredMeter:
         gross_uj = round(sum(self._joules.get_trace()[0].energy.values()))
         if gross_uj <= 0 and used.seconds > STILL_S:
             return self._lost(f"{self.source} counted nothing at all in a training window", used.seconds, opened)
-        # a window that was too short for the counter to move costs what it can have cost at most
-        energy_uj = max(1, self._correction.apply_uj(gross_uj or used.bound_uj, used.seconds))
+        try:  # a window that was too short for the counter to move costs what it can have cost at most
+            energy_uj = max(1, self._correction.apply_uj(gross_uj or used.bound_uj, used.seconds))
+        except EnergyError as error:
+            return self._lost(str(error), self._clock() - self._last_s, opened)
         if used.coverage < POOR_COVERAGE:
             _log.warning("energy: %s was observed in %.0f %% of a window", self.source, 100 * used.coverage)
         net_uj = None if self._idle_w is None else max(0, energy_uj - round(self._idle_w * 1e6 * used.seconds))
+        self._known_w = energy_uj / 1e6 / used.seconds if used.seconds > STILL_S else self._known_w
         bound_uj = round(self._correction.slope * used.bound_uj)
         return Reading(energy_uj, self._quality, used.seconds, used.coverage, bound_uj, net_uj)
 
@@ -204,23 +214,29 @@ class MeasuredMeter:
         return outside
 
     def mark(self) -> str:
-        """Return boot, time and raw counters."""
+        """Return boot, time, rails, raw counters, and how long the machine has been suspended since boot."""
         raw = self.device.raw()
         if raw is None or self._quality is not Quality.MEASURED:
             return ""  # an estimate counts from the start of its process
-        return json.dumps([self._boot(), self._clock(), list(self.device.reader.rails), list(raw)])
+        rails, slept_ns = list(self.device.reader.rails), self.device.slept_ns()
+        return json.dumps([self._boot(), self._clock(), rails, list(raw), slept_ns])
 
     def since(self, mark: str) -> int | None:
-        """Return what the counters have counted since `mark`, if this is still the same boot and the same rails."""
+        """Return what the counters have counted since `mark`, if nothing can have reset them.
+
+        It must be the same boot and the same rails, and the machine must not have slept.
+        """
         try:
-            boot, at_s, rails, raw = json.loads(mark)
+            boot, at_s, rails, raw, slept_ns = json.loads(mark)
             seconds = self._clock() - at_s
             if not boot or boot != self._boot() or rails != list(self.device.reader.rails) or seconds < 0:
                 return None
+            if not abs(self.device.slept_ns() - slept_ns) <= SUSPENDED_NS:
+                return None
             used_uj = self.device.since(raw, seconds)
+            return None if used_uj is None else self._correction.apply_uj(used_uj, seconds)
         except (ValueError, TypeError, EnergyError):
             return None
-        return None if used_uj is None else self._correction.apply_uj(used_uj, seconds)
 
     def end(self) -> None:
         """End the device's thread."""
@@ -231,14 +247,22 @@ class MeasuredMeter:
         state = self.device.state()
         if self._opened is None:
             used = self._between(self._lapped, state)
-            self._outside_uj += self._correction.apply_uj(used.energy_uj, used.seconds)
+            energy_uj = self._correction.apply_uj(used.energy_uj, used.seconds)
+            self._outside_uj += energy_uj
+            if energy_uj and used.seconds > STILL_S:
+                self._known_w = energy_uj / 1e6 / used.seconds
             self._lapped = state
 
     def _lost(self, why: str, blind_s: float, opened: DeviceState) -> Reading:
-        most_uj = self._last_uj + round((self._max_w or 0.0) * 1e6 * blind_s)
+        watts = self._max_w or self._seen_w(self._last_s - opened.at_s)
+        most_uj = self._last_uj + round(watts * 1e6 * blind_s)
         seen_s = max(0.0, self._last_s + blind_s - opened.at_s)
         coverage = max(0.0, 1.0 - blind_s / seen_s) if seen_s else 0.0
         return Reading(most_uj, Quality.ESTIMATED, seen_s, coverage, most_uj - self._last_uj, error=why)
+
+    def _seen_w(self, seconds: float) -> float:
+        """Return the power of the open window, seen for so long, or else the one that was known last."""
+        return self._last_uj / 1e6 / seconds if self._last_uj and seconds > 0 else self._known_w
 
     def _state_or(self, before: DeviceState) -> DeviceState:
         try:

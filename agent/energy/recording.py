@@ -9,18 +9,20 @@ windows, as no agent was training, each training round takes the next `energy.ro
 from __future__ import annotations
 
 import csv
+import math
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import TextIO
+from typing import Annotated, TextIO
 
 import msgspec
 
 from agent.core.budget import Cost
-from agent.core.costs import CostHistory
+from agent.core.costs import KEPT, CostHistory
 from agent.core.types import Quality
+from agent.energy.authors_csv import read_file
 from agent.energy.meter import Reading
 from agent.energy.settings import EnergySettings
 from agent.errors import ConfigError
@@ -28,6 +30,12 @@ from agent.errors import ConfigError
 MAGIC = "# skiptrain energy recording 1 "
 COLUMNS = ("kind", "t_s", "energy_uj", "whole_uj", "seconds", "round")
 _MAX_BYTES = 1 << 28
+_MOST_UJ, _MOST_ROUND_UJ = 10**18, 10**15
+"""So much a recording, and one round of it, may cost: more than any device draws."""
+_MOST_WINDOWS = 1_000_000
+_SHOWN = 80
+
+_Cost = Annotated[int, msgspec.Meta(ge=1, le=2 * _MOST_ROUND_UJ)]
 
 
 class Head(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,8 +46,8 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
     rails: tuple[str, ...]
     quality: str
     node: str = ""
-    expected_uj: int | None = None
-    upper_uj: int | None = None
+    expected_uj: _Cost | None = None
+    upper_uj: _Cost | None = None
     """What was known of a round's cost before any was measured."""
     history: CostHistory = msgspec.field(default_factory=CostHistory)
     """What had been learnt of it when the recording began."""
@@ -89,50 +97,80 @@ class Writer:
 def read_recording(path: Path) -> Recording:
     """Read a recording; ConfigError says which line is wrong, and how."""
     where = f"energy.file {path}"
-    try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise ConfigError(f"{where}: longer than {_MAX_BYTES} bytes; record less, or less often")
-        first, _, rest = path.read_text(encoding="utf-8").partition("\n")
-    except OSError as error:
-        raise ConfigError(f"{where}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{where}: this is not text in UTF-8") from None
+    first, _, rest = read_file(path, _MAX_BYTES, "record less, or less often").partition("\n")
     if not first.startswith(MAGIC):
         raise ConfigError(f"{where}:1: this is no recording of `skiptrain-agent energy record`")
-    try:
-        head = msgspec.json.decode(first.removeprefix(MAGIC), type=Head)
-    except msgspec.MsgspecError as error:
-        raise ConfigError(f"{where}:1: {error}") from None
+    head = _head(first.removeprefix(MAGIC), f"{where}:1")
     samples: list[tuple[float, int]] = []
     windows: list[Window] = []
-    for number, row in enumerate(csv.reader(rest.splitlines()), 2):
-        if tuple(row) == COLUMNS:
-            continue
-        try:
-            _take(row, samples, windows)
-        except (ValueError, IndexError):
-            raise ConfigError(f"{where}:{number}: {','.join(row)!r} is no row of a recording") from None
+    lines = rest.splitlines()
+    rows = csv.reader(lines)
+    try:
+        for row in rows:
+            if tuple(row) != COLUMNS:
+                _take(row, samples, windows)
+    except (ValueError, csv.Error):
+        line = lines[rows.line_num - 1]
+        shown = repr(line if len(line) <= _SHOWN else f"{line[:_SHOWN]}...")
+        raise ConfigError(f"{where}:{rows.line_num + 1}: {shown} is no row of a recording") from None
     return Recording(head, tuple(samples), tuple(windows))
+
+
+def _head(text: str, where: str) -> Head:
+    """Return what the first line says; ConfigError."""
+    try:
+        head = msgspec.json.decode(text, type=Head)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise ConfigError(f"{where}: {error}") from None
+    recent_uj = head.history.recent_uj
+    if len(recent_uj) > KEPT or not all(1 <= cost_uj <= _MOST_ROUND_UJ for cost_uj in recent_uj):
+        raise ConfigError(f"{where}: history.recent_uj must be {KEPT} costs at most, each from 1 to {_MOST_ROUND_UJ}")
+    if head.history.seen < 0:
+        raise ConfigError(f"{where}: history.seen must be 0 or more")
+    if head.expected_uj is not None and head.upper_uj is not None and head.expected_uj > head.upper_uj:
+        raise ConfigError(f"{where}: expected_uj is more than upper_uj")
+    return head
+
+
+def _number(text: str, least: int, most: int) -> int:
+    value = int(text)
+    if not least <= value <= most:
+        raise ValueError(text)
+    return value
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < math.inf:
+        raise ValueError(text)
+    return value
 
 
 def _take(row: Sequence[str], samples: list[tuple[float, int]], windows: list[Window]) -> None:
     kind, t_s, energy_uj, whole, seconds, round_ = row
-    if int(energy_uj) < 0:
-        raise ValueError(energy_uj)
     if kind == "window":
-        windows.append(Window(int(energy_uj), int(whole) if whole else None, float(seconds), int(round_)))
+        whole_uj = _number(whole, 1, _MOST_ROUND_UJ) if whole else None
+        windows.append(Window(_number(energy_uj, 0, _MOST_ROUND_UJ), whole_uj, _seconds(seconds), int(round_)))
         return
-    sample = float(t_s), int(energy_uj)
+    sample = _seconds(t_s), _number(energy_uj, 0, _MOST_UJ)
     if kind != "sample" or (samples and (sample[0] <= samples[-1][0] or sample[1] < samples[-1][1])):
         raise ValueError(kind)
     samples.append(sample)
 
 
 def cut(samples: Sequence[tuple[float, int]], round_s: float) -> tuple[Window, ...]:
-    """Cut samples into windows of `round_s`, energy between two samples by the straight line; the rest is left out."""
-    if not samples or not round_s > 0:
+    """Cut samples into windows of `round_s`, energy between two samples by the straight line; the rest is left out.
+
+    ConfigError: a million windows and more.
+    """
+    if not samples or not 0 < round_s < math.inf:
         return ()
     times, start = [t for t, _ in samples], samples[0][0]
+    if (times[-1] - start) / round_s >= _MOST_WINDOWS:
+        raise ConfigError(
+            f"energy.round_s: {round_s:g} s cuts a recording of {times[-1] - start:g} s into more than {_MOST_WINDOWS} "
+            "rounds; set it to the length of a training round"
+        )
     edges = [start + i * round_s for i in range(int((times[-1] - start) / round_s) + 1)]
     at = [_energy_at(samples, times, edge) for edge in edges]
     return tuple(Window(later - before, later - before, round_s) for before, later in pairwise(at))

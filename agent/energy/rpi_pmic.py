@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
+from agent.energy.jetson_rails import check_flow
 from agent.energy.source import AbsentError, Place, Scope, Wanted
 from agent.errors import EnergyError
 
@@ -40,20 +41,25 @@ class PmicReader:
     hz: float
     idle_hz: float = _IDLE_HZ
     timeout_s: float = TIMEOUT_S
+    wanted: tuple[str, ...] = ()
+    """The rails that somebody named; none where they are all."""
 
     def resolution_uw(self) -> int:
         """Return 0: Raspberry Pi says nothing of the converter's steps."""
         return 0
 
     def read(self) -> tuple[int, ...]:
-        """Return each rail's power in µW; rounded so that their sum is the rounded sum."""
-        found = _pairs(_ask(self.command, self.timeout_s), f"{self.command} pmic_read_adc")
+        """Return each rail's power in µW, rounded so that their sum is the rounded sum; EnergyError."""
+        said = f"{self.command} pmic_read_adc"
+        found = _pairs(_ask(self.command, self.timeout_s), said)
         total_w, sums_uw = 0.0, [0]
         for rail in self.rails:
             amperes, volts = found[rail]
             total_w += max(0.0, amperes) * volts
             sums_uw.append(round(total_w * 1e6))
-        return tuple(after - before for before, after in pairwise(sums_uw))
+        powers_uw = tuple(after - before for before, after in pairwise(sums_uw))
+        check_flow(powers_uw, self.wanted, said)
+        return powers_uw
 
 
 def find(place: Place, wanted: Wanted) -> PmicReader:
@@ -67,6 +73,7 @@ def find(place: Place, wanted: Wanted) -> PmicReader:
         hz=wanted.hz or _HZ,
         idle_hz=min(wanted.hz or _IDLE_HZ, _IDLE_HZ),
         timeout_s=TIMEOUT_S,
+        wanted=wanted.rails,
     )
     reader.read()
     if unknown:

@@ -18,6 +18,8 @@ _HALF_UNITS = 2 * _NS
 _GAP_PERIODS = 3
 _STALE_PERIODS = 5
 _STALE_S = 2.0
+_CLOSE_S = 2.0
+"""So long a reading may take when the agent ends; the thread is a daemon, and ends with the process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,12 +144,12 @@ class Sampler:
         self._thread.start()
 
     def close(self) -> None:
-        """End the thread, after the reading that it may be in."""
+        """End the thread, after the reading that it may be in; one that hangs is left behind."""
         with self._wake:
             self._closed = True
             self._wake.notify_all()
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(_CLOSE_S)
 
     def window(self, *, open_: bool) -> None:
         """Look now, and as often as the window asks for from now on.

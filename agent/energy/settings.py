@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from agent.energy.source import Place, Wanted
+from agent.errors import EnergyError
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,10 +16,16 @@ class Correction:
     offset_w: float = 0.0
 
     def apply_uj(self, energy_uj: int, seconds: float) -> int:
-        """Return the corrected energy of a stretch of time."""
+        """Return the corrected energy of a stretch of time; EnergyError where nothing would be left of some."""
         if self == _UNCORRECTED:
             return energy_uj
-        return max(0, round(self.slope * energy_uj + self.offset_w * 1e6 * seconds))
+        corrected_uj = round(self.slope * energy_uj + self.offset_w * 1e6 * seconds)
+        if energy_uj > 0 >= corrected_uj:
+            raise EnergyError(
+                f"energy.correction makes {corrected_uj / 1e6:g} J of {energy_uj / 1e6:g} J in {seconds:.3g} s; "
+                "correct its offset_w"
+            )
+        return max(0, corrected_uj)
 
 
 _UNCORRECTED = Correction()

@@ -78,6 +78,12 @@ def test_a_battery_that_contradicts_the_rounds_is_warned_of(
         (CIFAR.replace("0.00851912", "nan"), ":5: column 'Energy (Wh)' is 'nan', which is no finite number"),
         (CIFAR.replace("0.00851912", "0"), ":5: a round must cost something"),
         (CIFAR.replace(",324", ",3.5"), ":3: a round must cost something"),
+        (CIFAR.replace(",324", ",1e999999999"), ":3: column 'Number of training rounds' is '1e999999999', which must"),
+        (CIFAR.replace("0.006532875", "1e999999999"), ":2: column 'Energy (Wh)' is '1e999999999', which must be from"),
+        (CIFAR.replace("0.006532875", "1e-999999"), ":2: column 'Energy (Wh)' is '1e-999999', which must be from"),
+        (CIFAR.replace(",1.78,", ",-1e99999,"), ":2: column 'Battery capacity for training' is '-1e99999', which must"),
+        (CIFAR.replace("0.006532875", "1000").replace(",272", ",1e8"), ":2: 100000000 rounds of 1000 Wh are more than"),
+        (CIFAR + "x" * 200_000, ":6: field larger than field limit (131072): this is no energy trace"),
     ],
 )
 def test_a_damaged_file_is_answered_with_its_line(tmp_path: Path, text: str, message: str) -> None:

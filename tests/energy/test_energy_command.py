@@ -181,6 +181,17 @@ def test_a_correction_is_for_its_own_source(tmp_path: Path, call: Caller, monkey
         assert right(said.row("rpi-pmic"), 12.954859, tolerance=1e-4)
 
 
+def test_a_correction_that_leaves_nothing_is_the_error_of_its_source(tmp_path: Path, call: Caller) -> None:
+    """2.792 W less 50 W: that source has an error that names the offset, and no watts."""
+    board_trees.ina_hat(tmp_path / "sys")
+    offset = ("--set", "energy.correction.offset_w=-50", "--set", "energy.source=ina")
+    said = call(tmp_path / "sys", *offset)
+    assert said.code != 0
+    row = said.row("ina")
+    assert "correct its offset_w" in str(row["error"])
+    assert row["watts"] is None
+
+
 def test_all_that_are_there_are_shown(tmp_path: Path, call: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
     """Side by side over the same time; the best is selected, or the one that is named. A GPU is never a choice."""
     board_trees.ina_hat(tmp_path)

@@ -12,9 +12,11 @@ import pytest
 
 from agent.energy import ina
 from agent.energy.jetson_rails import TOTALS
+from agent.energy.sampler import Sampler
 from agent.energy.source import AbsentError, Scope, Wanted
 from agent.errors import EnergyError
 from tests.energy import board_trees as trees
+from tests.energy.clock import Clock
 
 NOTHING = Wanted()
 
@@ -145,7 +147,7 @@ def test_an_accumulator_is_used(tmp_path: Path) -> None:
 def test_an_offset_below_zero_is_zero(tmp_path: Path, current_ma: int) -> None:
     """A rail without load, whose sensor is a step or two off; the power has no sign."""
     folder = trees.ina_hat(tmp_path / "sys")
-    reader = power(tmp_path)
+    reader = power(tmp_path, Wanted(rails=("ina219",)))
     (folder / "curr1_input").write_text(f"{current_ma}\n")
     (folder / "power1_input").write_text("15000\n")
     assert reader.read() == (0,)
@@ -165,6 +167,20 @@ def test_a_sensor_that_nothing_flows_through(tmp_path: Path) -> None:
     trees.ina_hat(tmp_path / "sys", power_uw=0, curr_ma=0)
     with pytest.raises(EnergyError, match="0 W, and yet the board runs"):
         power(tmp_path)
+
+
+def test_a_total_that_falls_to_nothing_is_no_total(tmp_path: Path) -> None:
+    """Fed past the sensor in mid-run: for two seconds the last power goes on, and then nobody may train by it."""
+    folder, clock = trees.ina_hat(tmp_path / "sys"), Clock()
+    sampler = Sampler(power(tmp_path), clocks=clock.clocks())
+    named = power(tmp_path, Wanted(rails=("ina219",)))
+    (folder / "power1_input").write_text("0\n")
+    clock.pass_s(2)
+    assert sampler.now().sums.energy_uj == (5_584_000,)
+    clock.pass_s(5)
+    with pytest.raises(EnergyError, match=r"no reading for 7\.0 s .*ina219: 0 W, and yet the board runs"):
+        sampler.now()
+    assert named.read() == (0,)
 
 
 def test_channels_that_are_switched_off_do_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

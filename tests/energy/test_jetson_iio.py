@@ -95,6 +95,16 @@ def test_unreadable(tmp_path: Path, name: str) -> None:
         find(tmp_path)
 
 
+def test_a_total_that_falls_to_nothing(tmp_path: Path) -> None:
+    """In mid-run it is an error, as at the start; a rail that was named may be idle."""
+    folder = trees.jetson_nano(tmp_path / "sys")
+    reader, named = find(tmp_path), find(tmp_path, Wanted(rails=("POM_5V_IN",)))
+    (folder / "in_power0_input").write_text("0\n")
+    with pytest.raises(EnergyError, match="POM_5V_IN: 0 W, and yet the board runs"):
+        reader.read()
+    assert named.read() == (0,)
+
+
 @pytest.mark.parametrize("text", [None, "", "ma 506\n", "?\n"])
 def test_vanishing_and_garbage(tmp_path: Path, text: str | None) -> None:
     """Between two readings."""

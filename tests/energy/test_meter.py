@@ -12,7 +12,9 @@ from agent.core.types import Quality
 from agent.energy.device import CounterDevice, SampledDevice
 from agent.energy.meter import MeasuredMeter
 from agent.energy.settings import Correction
-from tests.energy.clock import Clock, Counter, Power
+from agent.errors import EnergyError
+from tests.energy.clock import Clock, Counter, Power, S
+from tests.energy.trees import AMD_RANGE_UJ
 
 
 class Rig:
@@ -82,6 +84,24 @@ def test_a_correction_is_applied_to_joules_once(tmp_path: Path) -> None:
     assert rig.meter.lap() == 12_000_000
 
 
+def test_a_correction_that_leaves_nothing_is_an_error(tmp_path: Path) -> None:
+    """5 W, corrected by -50 W: whoever asks is told, no window costs nothing, and no training begins."""
+    counter = Counter(ranges_uj=(AMD_RANGE_UJ + 1,))
+    rig = Rig(tmp_path, counter, correction=Correction(offset_w=-50.0), max_w=9.0)
+    why = "energy.correction makes -90 J of 10 J in 2 s; correct its offset_w"
+    rig.meter.open()
+    mark = rig.meter.mark()
+    rig.use(10, 2)
+    with pytest.raises(EnergyError, match=why):
+        rig.meter.spent_uj()
+    reading = rig.meter.close()
+    assert (reading.energy_uj, reading.quality, reading.error) == (18_000_000, Quality.ESTIMATED, why)
+    assert rig.meter.since(mark) is None
+    rig.use(10, 2)
+    assert rig.meter.lap() is None
+    assert rig.meter.trouble() == f"toy: {why}"
+
+
 def test_a_sensor_that_goes_is_charged_for_at_its_most(tmp_path: Path) -> None:
     """4 J were seen, then nothing for 2 s of a board that draws 9 W at most: 22 J, estimated, half covered."""
     rig = Rig(tmp_path, Counter(), max_w=9.0)
@@ -101,6 +121,20 @@ def test_a_sensor_that_goes_is_charged_for_at_its_most(tmp_path: Path) -> None:
     rig.meter.open()
     rig.use(1, 1)
     assert rig.meter.close().energy_uj == 1_000_000
+
+
+@pytest.mark.parametrize(("seen_s", "charged_uj"), [(2.0, 10_000_000), (0.0, 6_000_000)])
+def test_where_nobody_knows_the_most_the_power_goes_on(tmp_path: Path, seen_s: float, charged_uj: int) -> None:
+    """3 W before, 2.5 W in the window as far as it was seen, then nothing for 2 s: never 0 W of a board that trains."""
+    counter = Counter()
+    rig = Rig(tmp_path, counter)
+    rig.use(6, 2)
+    rig.meter.open()
+    rig.use(2.5 * seen_s, seen_s)
+    rig.meter.spent_uj()
+    counter.broken = "the sensor is gone"
+    rig.use(0, 2)
+    assert rig.meter.close().energy_uj == charged_uj
 
 
 def test_a_window_in_which_nothing_was_counted_is_no_window_of_zero_joules(tmp_path: Path) -> None:
@@ -131,26 +165,84 @@ def test_a_window_that_was_badly_observed_is_warned_of(tmp_path: Path, caplog: p
     assert "energy: toy was observed in" in caplog.text
 
 
+class Slow(Power):
+    """A power whose sensor hangs for ten seconds, and then has no answer, from one reading on."""
+
+    clock: Clock
+    hangs_at = -1
+
+    def read(self) -> tuple[int, ...]:
+        """Return the set powers, or hang."""
+        if 0 <= self.hangs_at <= self.reads:
+            self.broken = "no answer"
+            self.clock.pass_s(10)
+        return super().read()
+
+
+@pytest.mark.parametrize("reading", [2, 3])
+def test_a_window_that_does_not_open_leaves_the_sensor_alone(tmp_path: Path, reading: int) -> None:
+    """It hangs after the rate was raised: nobody goes on looking ten times a second."""
+    power = Slow()
+    rig = Rig(tmp_path, power)
+    power.clock, power.hangs_at = rig.clock, power.reads + reading
+    with pytest.raises(EnergyError, match="no answer"):
+        rig.meter.open()
+    assert isinstance(rig.meter.device, SampledDevice)
+    assert rig.meter.device.sampler.step() is None
+    assert rig.meter.spent_uj() == 0
+
+
 # --- what a crash leaves open
 
 
 def test_a_counter_of_the_same_boot_knows_what_a_crash_cost(tmp_path: Path) -> None:
     """7 J since the mark, in another process."""
-    rig = Rig(tmp_path, Counter())
+    rig = Rig(tmp_path, Counter(ranges_uj=(AMD_RANGE_UJ + 1,)))
     mark = rig.meter.mark()
     rig.use(7, 3)
     assert rig.open().since(mark) == 7_000_000
 
 
-@pytest.mark.parametrize("mark", ["", "{", "[1]", "[1,2,3,4]", '["boot-1", 0, ["psys"], [0]]', "null", '"x"'])
+def test_a_sleep_settles_nothing(tmp_path: Path) -> None:
+    """The counter may have begun anew in it; clocks that are read one after the other are no sleep."""
+    rig = Rig(tmp_path, Counter(ranges_uj=(AMD_RANGE_UJ + 1,)))
+    mark = rig.meter.mark()
+    rig.use(7, 3)
+    rig.clock.slept_ns += S
+    assert rig.open().since(mark) == 7_000_000
+    rig.clock.slept_ns += 1
+    assert rig.open().since(mark) is None
+
+
+def test_a_counter_without_an_end_settles_nothing(tmp_path: Path) -> None:
+    """A reset of it cannot be told once it has passed its old value."""
+    rig = Rig(tmp_path, Counter([5]))
+    mark = rig.meter.mark()
+    rig.use(7, 3)
+    assert rig.open().since(mark) is None
+
+
+@pytest.mark.parametrize(
+    "mark",
+    [
+        "",
+        "{",
+        "[1]",
+        "[1,2,3,4]",
+        '["boot-1", 0, ["package-0"], [0]]',
+        '["boot-1", 0, ["package-0"], [0], NaN]',
+        "null",
+        '"x"',
+    ],
+)
 def test_a_mark_that_is_none_settles_nothing(tmp_path: Path, mark: str) -> None:
     """Whatever stands in the journal."""
-    assert Rig(tmp_path, Counter()).meter.since(mark) is None
+    assert Rig(tmp_path, Counter(ranges_uj=(AMD_RANGE_UJ + 1,))).meter.since(mark) is None
 
 
 def test_another_boot_a_reset_or_an_estimate_settle_nothing(tmp_path: Path) -> None:
     """Then the reservation stays charged."""
-    rig = Rig(tmp_path, Counter([5_000_000]))
+    rig = Rig(tmp_path, Counter([5_000_000], ranges_uj=(AMD_RANGE_UJ + 1,)))
     mark = rig.meter.mark()
     rig.use(1, 1)
     rig.boot.write_text("boot-2\n")

@@ -143,3 +143,17 @@ def test_an_offset_below_zero_is_zero(tmp_path: Path) -> None:
     trees.vcgencmd(tmp_path, trees.pmic_lines(trees.PMIC_B | {"HDMI": ("-0.00100000", "4.90440000")}))
     powers_uw = find(tmp_path).read()
     assert (min(powers_uw), sum(powers_uw)) == (0, 3_507_050 - 83_836)
+
+
+def test_a_total_of_nothing(tmp_path: Path) -> None:
+    """From the start or in mid-run; a rail that was named may be idle."""
+    path = trees.vcgencmd(tmp_path, LINES)
+    reader, named = find(tmp_path), find(tmp_path, Wanted(rails=("HDMI",)))
+    path.unlink()
+    trees.vcgencmd(
+        tmp_path, trees.pmic_lines({rail: ("0.00000000", volts) for rail, (_, volts) in trees.PMIC_B.items()})
+    )
+    for ask in (reader.read, lambda: find(tmp_path)):
+        with pytest.raises(EnergyError, match="pmic_read_adc: 0 W, and yet the board runs"):
+            ask()
+    assert named.read() == (0,)

@@ -283,6 +283,30 @@ def test_the_thread_sleeps_looks_and_ends() -> None:
     assert sampled.errors == 0
 
 
+def test_close_does_not_wait_for_a_sensor_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its thread is left in the middle of a reading, and ends when that does."""
+    monkeypatch.setattr("agent.energy.sampler._CLOSE_S", 0.01)
+    clock, hangs, answers = Clock(), threading.Event(), threading.Event()
+
+    class Hanging(Power):
+        def read(self) -> tuple[int, ...]:
+            if self.reads:
+                hangs.set()
+                assert answers.wait(60)
+            return super().read()
+
+    one = sampler(Hanging(idle_hz=1.0), clock)
+    clock.pass_s(1)
+    one.start()
+    assert hangs.wait(60)
+    one.close()
+    assert one._thread is not None
+    assert (one._thread.is_alive(), one._thread.daemon) == (True, True)
+    answers.set()
+    one._thread.join(60)
+    assert not one._thread.is_alive()
+
+
 def test_close_without_a_thread() -> None:
     """It may never have been started."""
     sampler(Power(), Clock()).close()
