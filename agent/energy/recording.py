@@ -101,7 +101,7 @@ def read_recording(path: Path) -> Recording:
     where = f"energy.file {path}"
     first, _, rest = read_file(path, _MAX_BYTES, "record less, or less often").partition("\n")
     if not first.startswith(MAGIC):
-        raise ConfigError(f"{where}:1: this is no recording of `skiptrain-agent energy record`")
+        raise ConfigError(f"{where}:1: this is no recording of skiptrain-agent energy record")
     head = _head(first.removeprefix(MAGIC), f"{where}:1")
     samples: list[tuple[float, int]] = []
     windows: list[Window] = []

@@ -275,7 +275,7 @@ ENERGY = (
     ),
     Case(
         "a recording that is none",
-        "skiptrain-agent: energy.file DIR/file:1: this is no recording of `skiptrain-agent energy record`",
+        "skiptrain-agent: energy.file DIR/file:1: this is no recording of skiptrain-agent energy record",
         78,
         AT_START,
         (("data:", "energy: {source: recording, file: DIR/file, budget: {joules: 9}}\ndata:"),),

