@@ -1,6 +1,6 @@
 """The budget of a device: how much a period allows, when the next one begins, and what recharging gives back.
 
-Nothing here spends: the ledger does, in the core. A clock that is wrong, or that somebody sets to and fro, must not
+Nothing here spends: the ledger does, in the core. A clock that is wrong, or that somebody sets back and forth, must not
 make joules: a day that has been is never begun again, and there are never more new days than the machine was awake for.
 """
 
