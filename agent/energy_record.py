@@ -182,8 +182,9 @@ def _rewrite(out: Path, before: _Before, rounds: Sequence[RoundRecord]) -> None:
 
 def _window(one: RoundRecord) -> Window:
     if one.window is None:
-        return Window(one.energy_uj, None, 0.0, one.round)
-    return Window(one.energy_uj, one.window.whole_uj, one.window.seconds, one.round, one.window.load_uj)
+        return Window(one.energy_uj, None, 0.0, one.round, warm=False)
+    window = one.window
+    return Window(one.energy_uj, window.whole_uj, window.seconds, one.round, window.load_uj, window.warm)
 
 
 def _kept(out: Path, recording: Recording, source: str) -> str:

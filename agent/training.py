@@ -152,13 +152,14 @@ class TrainingWindow:
             net_uj=reading.net_uj,
             whole_uj=whole_uj,
             load_uj=load_uj,
+            warm=not self._cold if self._meter.measured else reading.warm,
         )
 
     def _told(self, reading: Reading, outcome: TrainOutcome) -> tuple[int | None, int | None]:
         """Return what a whole round would have cost, torch and data already loaded, and what loading them cost."""
         if not self._meter.measured:
             return reading.whole_uj, reading.load_uj
-        cold, self._cold = self._cold, bool(outcome.error) or not outcome.steps
+        cold, self._cold = self._cold, bool(outcome.error)
         if reading.error:
             return None, None
         if cold:
@@ -170,6 +171,8 @@ class TrainingWindow:
     def _told_by_the_first(self, energy_uj: int, outcome: TrainOutcome) -> tuple[int | None, int | None]:
         """Return the same of a trainer's first training; one ended while loading is taken to need twice that."""
         first_uj = self._first_uj
+        if not outcome.error and not outcome.steps:
+            return None, energy_uj  # asked to end before its first step, it answered when it had loaded
         if first_uj is None:
             return None, 2 * energy_uj if self.stopped else None
         if outcome.error or outcome.steps < 2:  # noqa: PLR2004  the first step does not tell what the others cost

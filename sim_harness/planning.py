@@ -114,7 +114,7 @@ def _rounds_of_recording(scenario: Scenario, index: int, node: NodeId) -> list[i
             found.append(round_)
             purse.reserve("", round_)
             cost = meter.close()
-            window = WindowDetail("recording", cost.seconds, 1.0, 0, None, cost.whole_uj, cost.load_uj)
+            window = WindowDetail("recording", cost.seconds, 1.0, 0, None, cost.whole_uj, cost.load_uj, cost.warm)
             purse.settle(
                 ev.TrainingFinished(round_, np.zeros(0, np.float32), 0.0, cost.energy_uj, cost.quality, window)
             )

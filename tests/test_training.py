@@ -144,6 +144,19 @@ def test_a_training_that_the_guard_ended_in_loading_is_killed_and_told() -> None
     assert told(bench.train((1000, 1100, 1200, 1300, 1400))) == (500, 900)
 
 
+def test_a_start_that_was_asked_to_end_and_answered_has_loaded() -> None:
+    """It cost too much for a step, but the next round need not load again."""
+    bench = Bench()
+    bench.window.start(StartTraining(0, PARAMS, 1, 400))
+    bench.spent = 900
+    bench.window.tick()
+    answer = bench.window.answer(TrainingAnswered(0, TrainOutcome(PARAMS, None, 0, 0.5)))
+    assert told(answer) == (None, 900)
+    assert answer.window is not None
+    assert answer.window.warm
+    assert told(bench.train((100, 200, 300, 400, 500))) == (500, None)
+
+
 def test_without_a_budget_nothing_is_ended() -> None:
     """However much it takes."""
     bench = Bench()

@@ -83,7 +83,7 @@ class Purse:
             spent = min(spent, unreserved.left_uj)
         self.ledger = self.ledger.settle(spent)
         if self._config.learns_cost:
-            self._cold = isinstance(event, TrainingFailed)
+            self._cold = event.window is None or not event.window.warm
             self._learn(event.window)
         return spent
 

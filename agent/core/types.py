@@ -197,6 +197,8 @@ class WindowDetail:
     """What the round would have cost with all of its local steps; None where the window does not tell."""
     load_uj: int | None = None
     """What was spent besides on loading torch and data; None where they were loaded, or the window does not tell."""
+    warm: bool = True
+    """Whether they are loaded now: not where the trainer was ended, or died."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,6 +53,8 @@ class Reading:
     """What a whole round would have cost, where the source itself says so."""
     load_uj: int | None = None
     """What loading torch and data cost besides, where the source itself says so."""
+    warm: bool = True
+    """Whether they were loaded then, where the source itself says so."""
     error: str = ""
     """Why the source could not be read to the end of the window: the energy is then what it can have been at most."""
 

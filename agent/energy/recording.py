@@ -28,7 +28,7 @@ from agent.energy.settings import EnergySettings
 from agent.errors import ConfigError
 
 MAGIC = "# skiptrain energy recording 1 "
-COLUMNS = ("kind", "t_s", "energy_uj", "whole_uj", "seconds", "round", "load_uj")
+COLUMNS = ("kind", "t_s", "energy_uj", "whole_uj", "seconds", "round", "load_uj", "warm")
 _MAX_BYTES = 1 << 28
 _MOST_UJ, _MOST_ROUND_UJ = 10**18, 10**15
 """So much a recording, and one round of it, may cost: more than any device draws."""
@@ -63,6 +63,8 @@ class Window:
     round: int = -1
     load_uj: int | None = None
     """What loading torch and data cost besides, in a trainer's first round."""
+    warm: bool = True
+    """Whether torch and data were loaded when it ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,13 +88,15 @@ class Writer:
 
     def sample(self, t_s: float, energy_uj: int) -> None:
         """Write the energy up to `t_s`."""
-        self._rows.writerow(("sample", f"{t_s:.6f}", energy_uj, "", "", "", ""))
+        self._rows.writerow(("sample", f"{t_s:.6f}", energy_uj, "", "", "", "", ""))
         self._file.flush()
 
     def window(self, window: Window) -> None:
         """Write what a training round cost."""
         whole, load = ("" if amount is None else amount for amount in (window.whole_uj, window.load_uj))
-        self._rows.writerow(("window", "", window.energy_uj, whole, f"{window.seconds:.6f}", window.round, load))
+        self._rows.writerow(
+            ("window", "", window.energy_uj, whole, f"{window.seconds:.6f}", window.round, load, int(window.warm))
+        )
         self._file.flush()
 
 
@@ -149,12 +153,12 @@ def _seconds(text: str) -> float:
 
 
 def _take(row: Sequence[str], samples: list[tuple[float, int]], windows: list[Window]) -> None:
-    kind, t_s, energy_uj, whole, seconds, round_, load = (*row, "") if len(row) < len(COLUMNS) else row
+    kind, t_s, energy_uj, whole, seconds, round_, load, warm = row if len(row) == len(COLUMNS) else (*row, "", "")
     if kind == "window":
         whole_uj = _number(whole, 1, _MOST_ROUND_UJ) if whole else None
         load_uj = _number(load, 0, _MOST_ROUND_UJ) if load else None
         spent_uj = _number(energy_uj, 0, _MOST_ROUND_UJ)
-        windows.append(Window(spent_uj, whole_uj, _seconds(seconds), int(round_), load_uj))
+        windows.append(Window(spent_uj, whole_uj, _seconds(seconds), int(round_), load_uj, warm != "0"))
         return
     sample = _seconds(t_s), _number(energy_uj, 0, _MOST_UJ)
     if kind != "sample" or (samples and (sample[0] <= samples[-1][0] or sample[1] < samples[-1][1])):
@@ -216,7 +220,9 @@ class RecordedMeter:
         window = self._windows[self._next % len(self._windows)]
         self._next += 1
         whole_uj, load_uj = window.whole_uj, window.load_uj
-        return Reading(window.energy_uj, Quality.REPLAYED, window.seconds, whole_uj=whole_uj, load_uj=load_uj)
+        return Reading(
+            window.energy_uj, Quality.REPLAYED, window.seconds, whole_uj=whole_uj, load_uj=load_uj, warm=window.warm
+        )
 
     def lap(self) -> None:
         """Return None: only training is replayed."""

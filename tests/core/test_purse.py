@@ -190,7 +190,7 @@ def test_a_relay_never_trains_and_says_why() -> None:
 
 def failed(round_: int, energy_uj: int, load_uj: int | None) -> TrainingFailed:
     """Return a training that the guard ended before its first local step."""
-    window = WindowDetail("toy", 1.0, 1.0, 0, load_uj=load_uj)
+    window = WindowDetail("toy", 1.0, 1.0, 0, load_uj=load_uj, warm=False)
     return TrainingFailed(round_, "ended", energy_uj, Quality.MEASURED, window)
 
 
