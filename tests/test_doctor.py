@@ -39,6 +39,8 @@ from tests.energy.board_trees import bat0, command, fill, ina_hat, place
 ROOT = Path(__file__).parents[1]
 LOOPBACK = ("127.0.0.1",)
 WAIT_S = 30.0
+LONG_S = 8.0
+"""How long others are listened for: a service is announced a second after it began, on a busy machine later."""
 PROFILE = """\
 version: 1
 about: a board
@@ -179,6 +181,7 @@ def test_a_device_that_is_well(device: Device, stack: ExitStack) -> None:
     fleet = f"f{uuid.uuid4().hex[:8]}"
     device.sections["node"] = NodeSection(**{**_fields(device.sections["node"]), "fleet": fleet})
     device.sections["discovery"] = DiscoverySection(mdns=True, interfaces=LOOPBACK)
+    device.host = replace(device.host, listen_s=LONG_S)
     peer = Mdns(fleet, NodeId("b"), lambda _item: True, interfaces=LOOPBACK)
     stack.callback(peer.close)
     peer.start()
@@ -539,6 +542,7 @@ def test_a_broker_found_over_mdns(device: Device, stack: ExitStack) -> None:
     device.sections["mqtt"] = MqttSection()
     device.sections["discovery"] = DiscoverySection(mdns=True, interfaces=LOOPBACK)
     assert f"no broker of fleet {fleet}" in failure(device.ask("broker"))
+    device.host = replace(device.host, listen_s=LONG_S)
     stack.callback(advertise_broker(fleet, port, lambda _item: True, interfaces=LOOPBACK).close)
     finding = device.ask("broker")
     assert finding.detail.startswith(f"127.0.0.1:{port} (found over mDNS), MQTT 5")
