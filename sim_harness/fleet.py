@@ -21,8 +21,9 @@ from agent.config import (
 )
 from agent.core.types import ModelShape, NodeId
 from agent.errors import ConfigError
-from agent.learning.data import Dataset, check
+from agent.learning.data import Dataset, Indices, check, held_out
 from agent.learning.sources import load
+from sim_harness.cohort.engine import Corpus
 from sim_harness.partition import PARTITIONS
 from sim_harness.scenario import Scenario
 
@@ -38,9 +39,24 @@ class FleetData:
     """The fleet's data, dealt out."""
 
     model: ModelShape
-    shares: tuple[Dataset, ...]
-    """One training set a node, in node order."""
+    train: Dataset
+    """All training samples."""
+    parts: tuple[Indices, ...]
+    """Each node's samples, as ascending indices into `train`, in node order."""
     test: Dataset
+
+    def share(self, index: int) -> Dataset:
+        """Return the training set of the node with that index, as a copy."""
+        return self.train.take(self.parts[index])
+
+    def corpus(self, scenario: Scenario) -> Corpus:
+        """Return the data as the engines take it, each node's own test samples apart as on a device."""
+        train, own = [], []
+        for node, part in zip(scenario.node_ids(), self.parts, strict=True):
+            apart = held_out(self.train.y[part], scenario.data.held_out, scenario.seed, node)
+            own.append(part[apart])
+            train.append(np.delete(part, apart))
+        return Corpus(self.model, self.train, tuple(train), tuple(own), self.test)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +96,7 @@ def load_data(scenario: Scenario) -> FleetData:
     for part in (train, test):
         check(part, model)
     parts = PARTITIONS[data.partition.kind](train.y, scenario.nodes, scenario.seed, data.partition.shards)
-    return FleetData(model, tuple(train.take(part) for part in parts), test)
+    return FleetData(model, train, tuple(parts), test)
 
 
 def lay_out(
@@ -94,7 +110,7 @@ def lay_out(
     for i, node in enumerate(scenario.node_ids()):
         files = NodeFiles(node, folder / "nodes" / node)
         files.folder.mkdir(parents=True)
-        share = data.shares[i]
+        share = data.share(i)
         np.savez(files.folder / "data.npz", x=share.x, y=share.y)
         config = node_config(scenario, i, data.model, files, test_path, fleet, broker)
         files.config.write_text(yaml.safe_dump(msgspec.to_builtins(config), sort_keys=False), encoding="utf-8")

@@ -36,6 +36,12 @@ _FLEET_CHARACTERS = 31
 def run_live(scenario: Scenario, broker_kind: str, out: Path, console: Console) -> dict[str, Any]:
     """Run the scenario with real agents; write its files to `out` (new or empty) and return the summary."""
     _check_empty(out)
+    engine = scenario.engine
+    if engine.kind not in {"default", "sequential"} or engine.precision == "bf16":
+        raise ConfigError(
+            f"engine.kind {engine.kind}, precision {engine.precision}: real agents train `sequential` in fp32"
+        )
+    scenario = replace(scenario, engine=replace(engine, kind="sequential", precision="fp32"))
     started, phase_s = time.monotonic(), {}
     if scenario.discovery.mdns and scenario.nodes > OWN_PROCESS_NODES:
         console.print(

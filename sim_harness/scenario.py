@@ -37,6 +37,8 @@ from sim_harness.devices import FleetDevice, published_device, recorded_device
 from sim_harness.partition import PARTITIONS
 
 MAX_NODES = 100_000
+ENGINE_KINDS = ("default", "auto", "sequential", "native", "stacked")
+"""`sequential` trains as a device does; the others train many nodes at once, see sim_harness/cohort."""
 
 
 class PartitionSection(Section, frozen=True, kw_only=True):
@@ -87,12 +89,15 @@ class FleetEnergySection(Section, frozen=True, kw_only=True):
 
 
 class EngineSection(Section, frozen=True, kw_only=True):
-    """How training is done; `live` knows `sequential` in fp32: what a device does."""
+    """How training is done; `live` trains as a device does, which is `sequential` in fp32."""
 
-    kind: str = "sequential"
+    kind: str = "default"
+    """An engine's name; `default`: by model and CPU features; `auto`: the fastest of a short trial."""
     workers: CountOrNone = 0
-    """Processes that host the agents; 0: one each up to 32 nodes."""
-    precision: str = "fp32"
+    """`live`: processes that host the agents, 0: one each up to 32 nodes. `emulate`: threads or processes that train,
+    0: one a core."""
+    precision: str = "default"
+    """fp32 or bf16; `default`: what the engine's rule says."""
 
 
 class DiscoverySettings(Section, frozen=True, kw_only=True):
@@ -220,8 +225,8 @@ def _problems(scenario: Scenario) -> Iterator[tuple[str, str]]:
     names = (
         ("$.data.source", scenario.data.source, list(SOURCES)),
         ("$.data.partition.kind", scenario.data.partition.kind, list(PARTITIONS)),
-        ("$.engine.kind", scenario.engine.kind, ["sequential"]),
-        ("$.engine.precision", scenario.engine.precision, ["fp32"]),
+        ("$.engine.kind", scenario.engine.kind, list(ENGINE_KINDS)),
+        ("$.engine.precision", scenario.engine.precision, ["default", "fp32", "bf16"]),
     )
     for where, name, known in names:
         if name not in known:

@@ -80,8 +80,11 @@ def stratified(y: npt.NDArray[np.int64], count: int, rng: np.random.Generator) -
 
 def split(dataset: Dataset, count: int, rng: np.random.Generator) -> tuple[Dataset, Dataset]:
     """Return the dataset without `count` stratified samples, and those samples; the stored order is kept in both."""
-    apart = stratified(dataset.y, count, rng)
-    return dataset.take(np.setdiff1d(np.arange(len(dataset)), apart)), dataset.take(apart)
+    return _apart(dataset, stratified(dataset.y, count, rng))
+
+
+def _apart(dataset: Dataset, chosen: Indices) -> tuple[Dataset, Dataset]:
+    return dataset.take(np.setdiff1d(np.arange(len(dataset)), chosen)), dataset.take(chosen)
 
 
 def hold_out(dataset: Dataset, share: float, seed: int, node: str) -> tuple[Dataset, Dataset]:
@@ -89,11 +92,16 @@ def hold_out(dataset: Dataset, share: float, seed: int, node: str) -> tuple[Data
 
     With a share above 0 and at least 2 samples both parts have at least 1; classes stay in proportion where they can.
     """
+    return _apart(dataset, held_out(dataset.y, share, seed, node))
+
+
+def held_out(y: npt.NDArray[np.int64], share: float, seed: int, node: str) -> Indices:
+    """Return which samples `hold_out` takes for the node's own test, given their classes; sorted."""
     if not 0.0 <= share < 1.0:
         raise ConfigError(f"data.held_out is {share}; it is a share of the node's own samples in [0, 1)")
-    most = max(0, len(dataset) - 1)
-    count = min(max(1, round(share * len(dataset))), most) if share > 0.0 else 0
-    return split(dataset, count, generator(seed, "held-out", node))
+    most = max(0, len(y) - 1)
+    count = min(max(1, round(share * len(y))), most) if share > 0.0 else 0
+    return stratified(y, count, generator(seed, "held-out", node))
 
 
 def check(dataset: Dataset, model: ModelShape) -> None:

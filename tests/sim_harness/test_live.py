@@ -592,7 +592,7 @@ def test_without_mixing_the_agents_of_the_demo_do_not_learn_the_task() -> None:
     data, learning = load_data(scenario), scenario.learning
     accuracies, own = [], []
     for i, node in enumerate(scenario.node_ids()):
-        train, own_test = hold_out(data.shares[i], scenario.data.held_out, scenario.seed, node)
+        train, own_test = hold_out(data.share(i), scenario.data.held_out, scenario.seed, node)
         trainer = TorchTrainer(data.model, train, own_test, data.test, seed=scenario.seed)
         params = describe(data.model, scenario.seed).initial_params
         for round_ in rounds_trained(scenario, i, node):
