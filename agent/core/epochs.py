@@ -28,8 +28,8 @@ class Epochs:
 
     def belongs_in(self, round_: int) -> bool:
         """Say whether this node is in the roster that is in force in `round_`, as far as is known."""
-        roster, _ = self._in_force(round_)
-        return roster is not None and self._me in roster.members
+        _, graph = self._in_force(round_)
+        return self._me in graph
 
     def begin(self, roster: Roster) -> None:
         """Put `roster` in force."""

@@ -16,7 +16,10 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class PeersChanged:
-    """Who can be reached now: peer -> digest (hex) of the roster that it says it is ready for, LOOKING, or ""."""
+    """Who can be reached now: peer -> digest (hex) of the roster that it says it is ready for, LOOKING, or "".
+
+    The mapping is kept as it is: who hands it in does not change it afterwards.
+    """
 
     live: Mapping[NodeId, str]
 

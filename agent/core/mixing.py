@@ -8,11 +8,12 @@ place, so that equal inputs give equal bits on every node and in every driver.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 
-from agent.core.types import NodeId, Params
+from agent.core.types import NodeId, Params, params_digest
 
 
 def mixing_weights(me: NodeId, degree: int, arrived: Mapping[NodeId, int]) -> dict[NodeId, float]:
@@ -25,14 +26,44 @@ def mixing_weights(me: NodeId, degree: int, arrived: Mapping[NodeId, int]) -> di
 def mix(models: Mapping[NodeId, Params], weights: Mapping[NodeId, float]) -> Params:
     """Return the weighted sum of `models` (each of shape (n,), float32) over the sorted node ids, as a new vector."""
     order = sorted(weights)
-    total: Params = np.multiply(models[order[0]], np.float32(weights[order[0]]))
-    scaled = np.empty_like(total)
-    for node in order[1:]:
-        np.multiply(models[node], np.float32(weights[node]), out=scaled)
-        total += scaled
+    total: Params = np.empty_like(models[order[0]])
+    weighted_sum([models[node] for node in order], [weights[node] for node in order], total, np.empty_like(total))
     return total
+
+
+def weighted_sum(rows: Sequence[Params], weights: Sequence[float], out: Params, scratch: Params) -> None:
+    """Write the weighted sum of `rows` to `out`, in their order; all of shape (n,), float32, none of them an input.
+
+    It is one row of the product of mixing matrix and stacked models: who emulates many nodes computes the rows in any
+    order and on any number of threads, and gets the bits that each node alone gets.
+    """
+    np.multiply(rows[0], np.float32(weights[0]), out=out)
+    for row, weight in zip(rows[1:], weights[1:], strict=True):
+        np.multiply(row, np.float32(weight), out=scratch)
+        np.add(out, scratch, out=out)
 
 
 def adopt(models: Mapping[NodeId, Params]) -> Params:
     """Return the plain mean of the neighbours' models: what a fresh joiner starts from."""
     return mix(models, dict.fromkeys(models, 1.0 / len(models)))
+
+
+class Arithmetic(Protocol):
+    """What a machine computes with models; a driver of many machines may put it off until somebody needs the numbers."""
+
+    def mix(self, models: Mapping[NodeId, Params], weights: Mapping[NodeId, float]) -> Params:
+        """Return what `mix` returns."""
+
+    def adopt(self, models: Mapping[NodeId, Params]) -> Params:
+        """Return what `adopt` returns."""
+
+    def digest(self, params: Params) -> str:
+        """Return what `params_digest` returns, or what will stand for it."""
+
+
+class AtOnce:
+    """Arithmetic that is done when it is asked for."""
+
+    mix = staticmethod(mix)
+    adopt = staticmethod(adopt)
+    digest = staticmethod(params_digest)

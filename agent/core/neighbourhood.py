@@ -23,10 +23,10 @@ class Neighbourhood:
         self._rounds = config.run.schedule.total_rounds
         self.epochs = Epochs(config.node, config.run)
         self.inbox = Inbox(config.lookahead_rounds)
-        self.live: dict[NodeId, str] = {}
+        self.live: Mapping[NodeId, str] = {}
         """Everybody who can be reached, with the roster digest that each is ready for."""
         self._said_since: dict[NodeId, float] = {}
-        """When each of them began to say what it says."""
+        """When each of them that says anything began to say what it says."""
         self._gone_since: dict[NodeId, float] = {}
         self._ahead_since: dict[NodeId, float] = {}
         """When each neighbour was first heard in the round that it is in."""
@@ -43,9 +43,9 @@ class Neighbourhood:
         for node in live:
             self._gone_since.pop(node, None)
         self._said_since = {
-            node: self._said_since[node] if self.live.get(node) == word else now for node, word in live.items()
+            node: self._said_since[node] if self.live.get(node) == word else now for node, word in live.items() if word
         }
-        self.live = dict(live)
+        self.live = live
 
     def take_update(self, update: ModelUpdate, n_params: int, round_: int, now: float, *, floating: bool) -> None:
         """Keep a model that lies on an edge and fits into the window, or count why not."""
@@ -76,7 +76,7 @@ class Neighbourhood:
     def all_ready(self) -> bool:
         """Say whether the whole roster is here, and every neighbour ready for this very roster."""
         roster = self.epochs.roster
-        if roster is None or not set(roster.members) <= self.here:
+        if roster is None or len(self.live) + 1 < len(roster.members) or not set(roster.members) <= self.here:
             return False
         return all(self.live[node] == roster.digest().hex() for node in self.epochs.peers)
 

@@ -31,7 +31,7 @@ from agent.core import effects as fx
 from agent.core import events as ev
 from agent.core.budget import Ledger
 from agent.core.costs import CostHistory
-from agent.core.mixing import adopt, mix, mixing_weights
+from agent.core.mixing import Arithmetic, AtOnce, mixing_weights
 from agent.core.neighbourhood import LAG_ROUNDS, Neighbourhood
 from agent.core.purse import Purse
 from agent.core.round_state import MachineConfig, Phase, RoundState, restored_round
@@ -45,7 +45,6 @@ from agent.core.types import (
     Params,
     Roster,
     Snapshot,
-    params_digest,
 )
 from agent.errors import ContractViolation
 
@@ -60,6 +59,7 @@ class RoundMachine:
         ledger: Ledger,
         snapshot: Snapshot | None = None,
         costs: CostHistory | None = None,
+        arithmetic: Arithmetic | None = None,
     ) -> None:
         """Take the model to start from, the device's ledger, and what the journal kept of this same run, if anything.
 
@@ -70,6 +70,7 @@ class RoundMachine:
         self.params = params
         self.phase = Phase.IDLE
         self.deadline: float | None = None
+        self._arithmetic = arithmetic or AtOnce()
         self.purse = Purse(config, ledger, snapshot, costs or CostHistory())
         self.trained = snapshot.trained if snapshot else 0
         self.run_hex = config.run.digest().hex()
@@ -162,8 +163,8 @@ class RoundMachine:
         self.phase = Phase.WAITING
         run = self.config.run
         self.deadline = self._now + (run.start_timeout_s if self._fresh else run.round_deadline_s)
-        listed = run.roster or ((self.config.node,) if run.expect_nodes <= 1 else ())
-        members = self._known_roster or (Roster(0, tuple(sorted(listed))) if listed else None)
+        alone = None if run.expect_nodes > 1 else Roster(0, (self.config.node,))
+        members = self._known_roster or run.listed or alone
         if members is not None:
             self._take_roster(members)
             self._begin_if_ready()
@@ -276,7 +277,7 @@ class RoundMachine:
         arrived = {node: update.params for node, update in self.around.inbox.arrived(self.round).items()}
         awaited, majority = self.around.awaited_to_join(self.round), self.around.majority_round() or 0
         if arrived and (at_deadline or not awaited):
-            self.params = adopt(arrived)
+            self.params = self._arithmetic.adopt(arrived)
             self._first_round = self.round + 1
             self._notify(f"joined the run in round {self.round} with the average of {len(arrived)} neighbours")
             self._do(fx.SaveModel(self.round, self.params))
@@ -396,7 +397,7 @@ class RoundMachine:
 
     def _share(self) -> None:
         self.phase = Phase.COLLECTING
-        self._state.published, self._state.published_s = params_digest(self.params), self._now
+        self._state.published, self._state.published_s = self._arithmetic.digest(self.params), self._now
         if self.peers and self.roster is not None:
             update = ModelUpdate(
                 sender=self.config.node,
@@ -457,7 +458,7 @@ class RoundMachine:
         weights = mixing_weights(me, len(self.peers), {node: update.degree for node, update in arrived.items()})
         digests = {node: update.digest for node, update in arrived.items()} | {me: self._state.published}
         models = {node: update.params for node, update in arrived.items()} | {me: self.params}
-        self.params = mix(models, weights)
+        self.params = self._arithmetic.mix(models, weights)
         self._record(tuple((node, digests[node], weights[node]) for node in weights))
         self._keep_and_measure()
 

@@ -7,6 +7,7 @@ import json
 import re
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import cached_property
 from typing import NewType, TypeAlias
 
 import numpy as np
@@ -85,7 +86,7 @@ class ModelShape:
     classes: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class RunDescriptor:
     """One learning job, the same on all of its nodes; every message carries its digest."""
 
@@ -104,8 +105,17 @@ class RunDescriptor:
 
     def digest(self) -> bytes:
         """Return 16 bytes that differ whenever anything in the descriptor differs."""
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> bytes:
         text = json.dumps(_plain(self), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).digest()[:16]
+
+    @cached_property
+    def listed(self) -> Roster | None:
+        """The roster that the descriptor lists; None where it is to be discovered."""
+        return Roster(0, tuple(sorted(self.roster))) if self.roster else None
 
 
 def _plain(value: object) -> object:
@@ -118,7 +128,7 @@ def _plain(value: object) -> object:
     return value
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Roster:
     """Who belongs to the fleet from `from_round` on; a change is a new epoch that names a future round."""
 
@@ -128,6 +138,10 @@ class Roster:
 
     def digest(self) -> bytes:
         """Return 8 bytes that tell this roster from any other of the same epoch."""
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> bytes:
         text = json.dumps([self.epoch, self.from_round, list(self.members)])
         return hashlib.sha256(text.encode()).digest()[:8]
 
