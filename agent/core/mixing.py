@@ -49,7 +49,7 @@ def adopt(models: Mapping[NodeId, Params]) -> Params:
 
 
 class Arithmetic(Protocol):
-    """What a machine computes with models; a driver of many machines may put it off until somebody needs the numbers."""
+    """What a machine computes with models; a driver of many may put it off until somebody needs the numbers."""
 
     def mix(self, models: Mapping[NodeId, Params], weights: Mapping[NodeId, float]) -> Params:
         """Return what `mix` returns."""

@@ -52,7 +52,7 @@ from agent.errors import ContractViolation
 class RoundMachine:
     """One node; the module's docstring has its rules and what a driver owes it."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0917
         self,
         config: MachineConfig,
         params: Params,
