@@ -1,0 +1,191 @@
+"""Mixing for many machines: put off until somebody needs the numbers, then done at once on all cores.
+
+Each machine mixes in its own time; what it gets is a row that holds nothing yet. `flush` computes all rows, each by
+`weighted_sum`, the per-node form in core: they are the rows of one product of the mixing matrix with the stacked models,
+in any order and on any number of threads. Whoever reads a row calls `flush` before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+import numpy as np
+
+from agent.core.mixing import weighted_sum
+from agent.core.types import NodeId, Params, params_digest
+
+_T = TypeVar("_T")
+
+_SLICES = 4
+"""Pieces of work a thread gets in a wave: some for each to even out what others on the machine take."""
+
+
+class LateDigest(str):
+    """Stands for the digest of a row until it is computed; `str(digest)` is empty before."""
+
+    __slots__ = ("value",)
+    value: str
+
+    def __new__(cls, value: str = "") -> LateDigest:
+        """Make one that is not known yet, or already is."""
+        made = super().__new__(cls)
+        made.value = value
+        return made
+
+    def __str__(self) -> str:
+        return self.value
+
+    def __reduce__(self) -> tuple[type[LateDigest], tuple[str]]:
+        return LateDigest, (self.value,)
+
+
+@dataclass(frozen=True, slots=True)
+class Mixture:
+    """A row to be computed: the weighted sum of other rows."""
+
+    owner: int
+    """The node, by its place, that has mixed."""
+    out: Params
+    rows: tuple[Params, ...]
+    weights: tuple[float, ...]
+
+
+class Exchange(Protocol):
+    """Where the nodes of a fleet are computed, and how rows get from one place to another."""
+
+    def is_here(self, owner: int) -> bool:
+        """Say whether this process computes what that node's models hold."""
+
+    def share(self, wave: Sequence[Mixture]) -> None:
+        """Bring what the mixtures of this process need of others', and give what theirs need."""
+
+    def digests(self, found: dict[int, str], owners: Sequence[int]) -> list[str]:
+        """Return the digests of rows of these owners, given those of this process by their place in the list."""
+
+
+class Alone:
+    """All nodes are computed in this process."""
+
+    def is_here(self, owner: int) -> bool:  # noqa: ARG002
+        """Return True."""
+        return True
+
+    def share(self, wave: Sequence[Mixture]) -> None:
+        """Return None: everything is here."""
+
+    def digests(self, found: dict[int, str], owners: Sequence[int]) -> list[str]:
+        """Return what was found."""
+        return [found[i] for i in range(len(owners))]
+
+
+class Deferred:
+    """The arithmetic of all machines of a fleet."""
+
+    def __init__(self, threads: int, exchange: Exchange | None = None) -> None:
+        self._pool = ThreadPoolExecutor(max(1, threads), "mixing")
+        self._threads = max(1, threads)
+        self._exchange = exchange or Alone()
+        self._mixtures: list[Mixture] = []
+        self._digests: list[tuple[int, Params, LateDigest]] = []
+
+    def of(self, owner: int) -> NodeArithmetic:
+        """Return what the machine of the node at that place computes with."""
+        return NodeArithmetic(self, owner)
+
+    def mix(self, owner: int, models: Mapping[NodeId, Params], weights: Mapping[NodeId, float]) -> Params:
+        """Return the row that will hold the weighted sum, as `agent.core.mixing.mix` orders it."""
+        order = sorted(weights)
+        rows = tuple(models[node] for node in order)
+        mixture = Mixture(owner, np.empty_like(rows[0]), rows, tuple(weights[node] for node in order))
+        self._mixtures.append(mixture)
+        return mixture.out
+
+    def digest(self, owner: int, params: Params) -> LateDigest:
+        """Return what will be the digest of that row."""
+        late = LateDigest()
+        self._digests.append((owner, params, late))
+        return late
+
+    @property
+    def waiting(self) -> int:
+        """How many rows are still to be computed."""
+        return len(self._mixtures)
+
+    def flush(self) -> None:
+        """Compute all rows, then all digests."""
+        mixtures, self._mixtures = self._mixtures, []
+        for wave in waves(mixtures):
+            self._exchange.share(wave)
+            self._spread(_compute, [mixture for mixture in wave if self._exchange.is_here(mixture.owner)])
+        waiting, self._digests = self._digests, []
+        if waiting:
+            self._tell(waiting)
+
+    def _tell(self, waiting: Sequence[tuple[int, Params, LateDigest]]) -> None:
+        owners = [owner for owner, _, _ in waiting]
+        here = [i for i, owner in enumerate(owners) if self._exchange.is_here(owner)]
+        known: dict[int, str] = {}
+
+        def name(places: Sequence[int]) -> None:
+            for i in places:
+                known[i] = params_digest(waiting[i][1])
+
+        self._spread(name, here)
+        for (_, _, late), value in zip(waiting, self._exchange.digests(known, owners), strict=True):
+            late.value = value
+
+    def _spread(self, work: Callable[[Sequence[_T]], None], items: Sequence[_T]) -> None:
+        """Do the items on all threads, a few slices each; numpy and hashlib let others run meanwhile."""
+        size = max(1, -(-len(items) // (_SLICES * self._threads)))
+        slices = [items[i : i + size] for i in range(0, len(items), size)]
+        if len(slices) > 1:
+            list(self._pool.map(work, slices))
+        else:
+            for part in slices:
+                work(part)
+
+    def close(self) -> None:
+        """End the threads."""
+        self._pool.shutdown()
+
+
+def waves(mixtures: Sequence[Mixture]) -> list[list[Mixture]]:
+    """Cut the mixtures, in the order that they were asked for, so that none needs another of its own wave."""
+    found: list[list[Mixture]] = []
+    made: set[int] = set()
+    for mixture in mixtures:
+        if not found or not made.isdisjoint(map(id, mixture.rows)):
+            found.append([])
+            made.clear()
+        found[-1].append(mixture)
+        made.add(id(mixture.out))
+    return found
+
+
+def _compute(mixtures: Sequence[Mixture]) -> None:
+    scratch = np.empty_like(mixtures[0].out)
+    for mixture in mixtures:
+        weighted_sum(mixture.rows, mixture.weights, mixture.out, scratch)
+
+
+@dataclass(frozen=True, slots=True)
+class NodeArithmetic:
+    """`agent.core.mixing.Arithmetic` of one node, put off."""
+
+    deferred: Deferred
+    owner: int
+
+    def mix(self, models: Mapping[NodeId, Params], weights: Mapping[NodeId, float]) -> Params:
+        """Return the row that will hold the average."""
+        return self.deferred.mix(self.owner, models, weights)
+
+    def adopt(self, models: Mapping[NodeId, Params]) -> Params:
+        """Return the row that will hold the plain mean."""
+        return self.deferred.mix(self.owner, models, dict.fromkeys(models, 1.0 / len(models)))
+
+    def digest(self, params: Params) -> str:
+        """Return what will be the digest."""
+        return self.deferred.digest(self.owner, params)

@@ -1,0 +1,61 @@
+"""Trainings of many nodes, gathered: a batch runs when the first of them is due, and takes all that are waiting.
+
+A node's training lasts as long on the virtual clock as on its device. When the first one ends nobody has computed
+anything yet; then everything that has begun is trained together, so that batches stay large when devices differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+
+from agent.core import effects as fx
+from agent.core.types import Params
+from sim_harness.cohort.engine import Engine, Outcome, Work
+
+
+class Gathered(Protocol):
+    """What trains a batch, wherever: an engine, or one of several processes."""
+
+    def __call__(self, works: list[Work]) -> list[Outcome]:
+        """Train all of them; return the outcomes in order."""
+
+
+class Trainings:
+    """Trainings under way, by the place of their node."""
+
+    def __init__(self, train: Gathered, before: Callable[[], None]) -> None:
+        """Take what trains, and what must be called before a model is read."""
+        self._train, self._before = train, before
+        self._waiting: dict[int, Work] = {}
+        self._done: dict[int, tuple[Work, Outcome]] = {}
+
+    def begin(self, node: int, start: fx.StartTraining) -> None:
+        """Note a training that has begun."""
+        self._waiting[node] = Work(node, start.round, start.seed, start.params, np.empty_like(start.params))
+
+    def cancel(self, node: int) -> None:
+        """Forget a training that will not end."""
+        self._waiting.pop(node, None)
+        self._done.pop(node, None)
+
+    def finish(self, node: int) -> tuple[Params, Outcome]:
+        """Return what came of a training that is due: the trained row, or, with an error, the one that it began with."""
+        if node in self._waiting:
+            self._run()
+        work, outcome = self._done.pop(node)
+        return (work.params if outcome.error else work.out), outcome
+
+    def _run(self) -> None:
+        self._before()
+        works = [self._waiting[node] for node in sorted(self._waiting)]
+        for work, outcome in zip(works, self._train(works), strict=True):
+            self._done[work.node] = work, outcome
+        self._waiting.clear()
+
+
+def on_engine(engine: Engine) -> Gathered:
+    """Return what trains all nodes on one engine."""
+    return engine.train
