@@ -77,6 +77,11 @@ class NodeFiles:
         return self.folder / "state"
 
     @property
+    def energy(self) -> Path:
+        """What a board replays: the recording of its one training round."""
+        return self.folder / "energy.csv"
+
+    @property
     def log(self) -> Path:
         """What its agent printed."""
         return self.folder / "agent.log"
@@ -112,6 +117,8 @@ def lay_out(
         files.folder.mkdir(parents=True)
         share = data.share(i)
         np.savez(files.folder / "data.npz", x=share.x, y=share.y)
+        if scenario.energy.source == "board":
+            scenario.device(i).write(files.energy)
         config = node_config(scenario, i, data.model, files, test_path, fleet, broker)
         files.config.write_text(yaml.safe_dump(msgspec.to_builtins(config), sort_keys=False), encoding="utf-8")
         nodes.append(files)
@@ -154,7 +161,7 @@ def node_config(  # noqa: PLR0917
             test_source="npz",
             test_path=str(test_path),
         ),
-        energy=scenario.energy_section(index),
+        energy=scenario.energy_section(index, str(files.energy)),
         mqtt=MqttSection(host=host, port=port, answer_timeout_s=_ANSWER_S),
         discovery=DiscoverySection(
             mdns=scenario.discovery.mdns,

@@ -28,7 +28,8 @@ from sim_harness.evidence import (
     write_summary,
 )
 from sim_harness.fleet import LOOPBACK, NodeFiles, lay_out, load_data
-from sim_harness.scenario import DiscoverySettings, Scenario, dump_scenario
+from sim_harness.scenario import Scenario, dump_scenario
+from sim_harness.scenario_sections import DiscoverySettings
 
 _FLEET_CHARACTERS = 31
 
@@ -41,6 +42,8 @@ def run_live(scenario: Scenario, broker_kind: str, out: Path, console: Console) 
         raise ConfigError(
             f"engine.kind {engine.kind}, precision {engine.precision}: real agents train `sequential` in fp32"
         )
+    if not scenario.network.is_perfect:
+        raise ConfigError("network: real agents meet the network that there is; faults are for `emulate`")
     scenario = replace(scenario, engine=replace(engine, kind="sequential", precision="fp32"))
     started, phase_s = time.monotonic(), {}
     if scenario.discovery.mdns and scenario.nodes > OWN_PROCESS_NODES:

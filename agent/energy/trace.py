@@ -23,6 +23,7 @@ from agent.energy.settings import EnergySettings
 from agent.errors import ConfigError
 
 _UJ_PER_MWH = 3_600_000
+_S_PER_MH = Decimal("3.6")
 _PUBLISHED = Path(__file__).with_name("published.csv")
 
 
@@ -34,6 +35,8 @@ class PublishedRow:
     device: str
     cost_uj: int
     rounds: int
+    seconds: float = 0.0
+    """Of a training round, at its full power; 0 where the table has no watts."""
 
     def limit_uj(self, scale: float = 1.0) -> int:
         """Return the budget in microjoules: the published rounds, times `scale` (taken as the decimal it is)."""
@@ -51,6 +54,7 @@ def published_rows() -> tuple[PublishedRow, ...]:
             device=row["device"],
             cost_uj=int((Decimal(row["energy_mwh_per_round"]) * _UJ_PER_MWH).to_integral_value()),
             rounds=int(row["rounds"]),
+            seconds=float(Decimal(row["energy_mwh_per_round"]) / Decimal(row["max_power_w"]) * _S_PER_MH),
         )
         for row in csv.DictReader(text.splitlines())
     )

@@ -7,7 +7,7 @@ from typing import Final, TypeAlias
 
 from sim_harness.cohort.engine import Corpus, Engine, Learning
 from sim_harness.cohort.sequential import SequentialEngine
-from sim_harness.scenario import EngineSection
+from sim_harness.scenario_sections import EngineSection
 
 Maker: TypeAlias = Callable[[Corpus, Learning, EngineSection], Engine]
 """From data, what is learnt and the scenario's section `engine` to an engine.

@@ -8,7 +8,7 @@ from typing import Any
 from agent.learning.data import Dataset
 from agent.learning.trainer import Evaluation, TorchTrainer, TrainTask
 from sim_harness.cohort.engine import Corpus, Learning, Outcome, Test, Work
-from sim_harness.scenario import EngineSection
+from sim_harness.scenario_sections import EngineSection
 
 
 class SequentialEngine:
