@@ -1,4 +1,4 @@
-"""The command line of the harness: `skiptrain-sim live | plan | demo | report | scenarios`."""
+"""The command line of the harness: `skiptrain-sim live | emulate | plan | demo | report | scenarios`."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except AgentError as error:
         print(f"skiptrain-sim: {error}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
-        print("skiptrain-sim: interrupted; all agents were stopped", file=sys.stderr)
+    except KeyboardInterrupt as stopped:
+        print(f"skiptrain-sim: {stopped or 'interrupted; all agents were stopped'}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # who read our output has gone, as `head` does; Python must not try again at its end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -59,6 +59,13 @@ def _parser() -> argparse.ArgumentParser:
     live.add_argument("--broker", default="embedded", help="embedded, mosquitto or HOST:PORT (embedded)")
     live.add_argument("--out", required=True, type=Path, metavar="DIR", help="a new folder for all files of the run")
     live.set_defaults(command=_live)
+    emulated = commands.add_parser("emulate", help="run a fleet on a virtual clock, by the device's own core")
+    _scenario_arguments(emulated)
+    emulated.add_argument(
+        "--out", required=True, type=Path, metavar="DIR", help="a new folder for all files of the run"
+    )
+    emulated.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
+    emulated.set_defaults(command=_emulate)
     planned = commands.add_parser("plan", help="what a schedule costs, told without learning anything")
     _scenario_arguments(planned)
     planned.add_argument("--json", action="store_true", help="for programs")
@@ -106,13 +113,26 @@ def _live(args: argparse.Namespace) -> int:
     return _run(_resolve(args), args.broker, args.out)
 
 
+def _emulate(args: argparse.Namespace) -> int:
+    scenario, console = _resolve(args), _console("matplotlib")
+    from sim_harness.emulation import run_emulated
+
+    console.print(f"{scenario.nodes} nodes, {scenario.rounds} rounds, {scenario.policy.name}; files in {args.out}")
+    return _show(run_emulated(scenario, args.out, console, resume=args.resume), args.out, console)
+
+
 def _run(scenario: Scenario, broker: str, out: Path) -> int:
     console = _console("matplotlib", *(["amqtt"] if broker == "embedded" else []))
     from sim_harness.live import run_live
-    from sim_harness.report import show_report
 
     console.print(f"{scenario.nodes} agents, {scenario.rounds} rounds, {scenario.policy.name}; files in {out}")
-    values = run_live(scenario, broker, out, console)
+    return _show(run_live(scenario, broker, out, console), out, console)
+
+
+def _show(values: dict[str, Any], out: Path, console: Console) -> int:
+    """Show the report of a run that has just ended; AgentError where a node is over its budget."""
+    from sim_harness.report import show_report
+
     show_report(out, console)
     over = values["budget"]["overspent_nodes"]
     if over:

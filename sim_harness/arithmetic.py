@@ -1,8 +1,8 @@
 """Mixing for many machines: put off until somebody needs the numbers, then done at once on all cores.
 
 Each machine mixes in its own time; what it gets is a row that holds nothing yet. `flush` computes all rows, each by
-`weighted_sum`, the per-node form in core: they are the rows of one product of the mixing matrix with the stacked models,
-in any order and on any number of threads. Whoever reads a row calls `flush` before.
+`weighted_sum` of the core: they are the rows of one product of the mixing matrix with the stacked models, in any order
+and on any number of threads. Whoever reads a row calls `flush` before.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class LateDigest(str):
     __slots__ = ("value",)
     value: str
 
-    def __new__(cls, value: str = "") -> LateDigest:
+    def __new__(cls, value: str = "") -> LateDigest:  # noqa: PYI034  the right type is newer than Python 3.10
         """Make one that is not known yet, or already is."""
         made = super().__new__(cls)
         made.value = value

@@ -1,8 +1,8 @@
 """The third driver of the RoundMachine: a whole fleet of them on a virtual clock, with a network in memory.
 
-Events are handled one after the other, ordered by virtual time and, at equal times, by when they were put there, so that
-a run depends on its scenario and on nothing else. What a machine computes with models is put off (`arithmetic`), and so
-is training (`trainings`): neither changes who does what when.
+Events are handled one after the other, ordered by virtual time and, at equal times, by when they were put there: a run
+depends on its scenario and on nothing else. What a machine computes with models is put off (`arithmetic`), and so is
+training (`trainings`): neither changes who does what when.
 
 A node's disk is its last snapshot and its last saved model: who is switched off goes on from there, as a device does.
 """
@@ -13,20 +13,20 @@ import heapq
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import singledispatchmethod
+from itertools import islice
 from typing import Any, Protocol
 
 from agent.core import effects as fx
 from agent.core import events as ev
-from agent.core.budget import Ledger
 from agent.core.round_machine import RoundMachine
 from agent.core.round_state import MachineConfig, Phase
-from agent.core.types import ModelUpdate, NodeId, Params, Quality, RoundRecord, Snapshot
+from agent.core.topology import neighbours
+from agent.core.types import ModelUpdate, NodeId, Params, RoundRecord, Snapshot
 from agent.core.wire import HEADER_BYTES, chunk_count
 from agent.errors import ContractViolation
 from sim_harness.arithmetic import Deferred
-from sim_harness.broker_counts import BrokerCounts
-from sim_harness.network_model import NetworkModel
-from sim_harness.powered import Powered
+from sim_harness.network_model import NetworkModel, Sent
+from sim_harness.powered import Powered, VirtualClock
 from sim_harness.trainings import Trainings
 
 
@@ -34,13 +34,13 @@ class Observer(Protocol):
     """What becomes of the things that a fleet does and that change nothing in it."""
 
     def record(self, node: int, record: RoundRecord) -> None:
-        """A node has ended a round."""
+        """Take the account of a round that a node has ended."""
 
     def evaluate(self, node: int, round_: int, params: Params) -> None:
-        """A node's model is to be tested; its numbers may not be computed yet."""
+        """Test a node's model some time; its numbers may not be computed yet."""
 
-    def notice(self, node: int, now: float, message: str) -> None:
-        """A machine has something to say to people."""
+    def notice(self, node: int, message: str) -> None:
+        """Tell people what a machine has to say."""
 
 
 @dataclass(slots=True)
@@ -57,6 +57,8 @@ class VirtualNode:
     machine: RoundMachine | None = None
     """None while the device is off."""
     life: int = 0
+    absences: int = 0
+    """How often it has been gone, or is about to be."""
     watching: frozenset[NodeId] = frozenset()
     ready: str = ""
     armed: float | None = None
@@ -67,92 +69,106 @@ class VirtualNode:
 
 
 @dataclass(slots=True)
+class Traffic:
+    """What the network has carried: messages and bytes, from nodes (`in`) and to nodes (`out`)."""
+
+    messages_in: int = 0
+    bytes_in: int = 0
+    messages_out: int = 0
+    bytes_out: int = 0
+
+
+@dataclass(slots=True)
 class State:
-    """All of an emulation that a checkpoint must keep; see `checkpoint`."""
+    """All of an emulation that a checkpoint must keep, besides what its observer has seen."""
 
     nodes: list[VirtualNode]
-    now: float = 0.0
+    clock: VirtualClock
     queue: list[tuple[float, int, str, tuple[Any, ...]]] = field(default_factory=list)
     """What is to come: when, in which order, the method of Emulator to call, and with what."""
     pushed: int = 0
-    presence_due: bool = False
-    counts: BrokerCounts = field(default_factory=BrokerCounts)
+    unfinished: int = 0
+    changed: set[NodeId] = field(default_factory=set)
+    """Nodes that have come, gone, or said something new, and nobody has heard of it yet."""
+    traffic: Traffic = field(default_factory=Traffic)
 
 
 class Emulator:
     """Drives all machines to the end of their runs."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0917
         self,
-        nodes: Sequence[VirtualNode],
+        state: State,
         initial: Params,
         network: NetworkModel,
         trainings: Trainings,
         arithmetic: Deferred,
         observer: Observer,
     ) -> None:
-        self.state = State(list(nodes))
+        """Take a fleet that is off, or one from a checkpoint."""
+        self.state, self._clock = state, state.clock
         self._initial, self._network, self._trainings = initial, network, trainings
         self._arithmetic, self._observer = arithmetic, observer
-        self._by_id = {node.id: node for node in nodes}
+        self._by_id = {node.id: node for node in state.nodes}
+        run = state.nodes[0].config.run
+        graph = neighbours(run.topology, run.roster, run.seed)
+        self._edges = [[self._by_id[other] for other in sorted(graph[node.id])] for node in state.nodes]
         self._chunks = chunk_count(len(initial))
         self._message_bytes = initial.nbytes + self._chunks * HEADER_BYTES
+        self._absences = [islice(network.absences(node.index), node.absences, None) for node in state.nodes]
 
     def begin(self) -> None:
-        """Switch the fleet on, each node when the network model says so."""
+        """Switch the fleet on, but for those that are gone from the first moment on."""
+        self.state.unfinished = len(self.state.nodes)
         for node in self.state.nodes:
-            for at_s, on in self._network.power(node.index):
-                self._at(at_s, "_switch", node.index, on)
-
-    def resume(self, state: State) -> None:
-        """Go on from a checkpoint."""
-        self.state = state
-        self._by_id = {node.id: node for node in state.nodes}
+            self._at(0.0, "_switch_on", node.index)
+        for moment in self._network.changes:
+            self._at(moment, "_network_changed")
 
     def run(self, between: Callable[[], bool] = lambda: True) -> bool:
         """Handle events until all nodes have finished; return whether they have, or `between` two events said no."""
         state = self.state
-        while state.queue and between():
-            state.now, _, name, arguments = heapq.heappop(state.queue)
+        while state.unfinished and state.queue and between():
+            self._clock.now, _, name, arguments = heapq.heappop(state.queue)
             getattr(self, name)(*arguments)
             if self._arithmetic.waiting >= len(state.nodes):
                 self._arithmetic.flush()  # models that wait to be mixed hold those that they are mixed from
-        return not state.queue
+        return not (state.unfinished and state.queue)
 
     def _at(self, when: float, name: str, *arguments: Any) -> None:
         state = self.state
         state.pushed += 1
-        heapq.heappush(state.queue, (max(state.now, when), state.pushed, name, arguments))
+        heapq.heappush(state.queue, (max(self._clock.now, when), state.pushed, name, arguments))
 
     # --- power
 
-    def _switch(self, index: int, on: bool) -> None:
+    def _switch_on(self, index: int) -> None:
         node = self.state.nodes[index]
-        if on and node.machine is None and not node.finished:
-            self._switch_on(node)
-        elif not on and node.machine is not None:
-            self._switch_off(node)
-
-    def _switch_on(self, node: VirtualNode) -> None:
-        saved = node.snapshot
-        ledger = saved.ledger if saved else node.powered.ledger()
-        params = self._initial if node.model is None else node.model
+        if node.machine is not None or node.finished:
+            return
+        saved, params = node.snapshot, self._initial if node.model is None else node.model
         history = saved.costs if saved else node.powered.history(node.config.workload)
-        node.machine = RoundMachine(
-            node.config, params, ledger, saved, history, arithmetic=self._arithmetic.of(node.index)
-        )
+        arithmetic = self._arithmetic.of(index)
+        node.machine = RoundMachine(node.config, params, node.powered.ledger(saved), saved, history, arithmetic)
         node.life += 1
         node.watching, node.ready, node.armed = frozenset(), "", None
-        node.powered.wake(self.state.now)
         self._step(node, ev.Started())
-        self._presence_changed()
+        self._presence_changed(node)
+        absence = next(self._absences[index], None)
+        if absence is not None:
+            node.absences += 1
+            self._at(absence[0], "_switch_off", index)
+            self._at(absence[1], "_switch_on", index)
 
-    def _switch_off(self, node: VirtualNode) -> None:
+    def _switch_off(self, index: int) -> None:
+        node = self.state.nodes[index]
+        if node.machine is None:
+            return
         if node.training is not None:
             node.training = None
-            self._trainings.cancel(node.index)
+            self._trainings.cancel(index)
         node.machine, node.watching = None, frozenset()
-        self._presence_changed()
+        self._presence_changed(node)
 
     # --- one step
 
@@ -161,9 +177,11 @@ class Emulator:
         machine = node.machine
         if machine is None:
             return
-        for flow in node.powered.flows(self.state.now) if machine.phase is not Phase.IDLE else ():
-            self._do_all(node, machine.handle(flow, self.state.now))
-        self._do_all(node, machine.handle(event, self.state.now))
+        now = self._clock.now
+        if machine.phase is not Phase.IDLE:
+            for flow in node.powered.flows():
+                self._do_all(node, machine.handle(flow, now))
+        self._do_all(node, machine.handle(event, now))
         if machine.deadline is not None and (node.armed is None or machine.deadline < node.armed):
             node.armed = machine.deadline
             self._at(machine.deadline, "_timer", node.index, node.life, machine.deadline)
@@ -177,7 +195,7 @@ class Emulator:
         deadline = node.machine.deadline
         if deadline is None:
             return
-        if deadline <= self.state.now:
+        if deadline <= self._clock.now:
             self._step(node, ev.DeadlineReached())
         else:
             node.armed = deadline
@@ -202,21 +220,21 @@ class Emulator:
     @_do.register
     def _watch(self, effect: fx.WatchNeighbours, node: VirtualNode) -> None:
         node.watching, node.ready = effect.peers, effect.ready
-        self._presence_changed()
+        self._presence_changed(node)
 
     @_do.register
     def _start_training(self, effect: fx.StartTraining, node: VirtualNode) -> None:
         node.training = effect
         self._trainings.begin(node.index, effect)
-        lasts_s = node.powered.train_s * self._network.slowness(node.index)
-        self._at(self.state.now + lasts_s, "_trained", node.index, node.life, effect.round)
+        lasts_s = node.powered.round_s() * self._network.slowness(node.index, effect.round)
+        self._at(self._clock.now + lasts_s, "_trained", node.index, node.life, effect.round)
 
     @_do.register
     def _stop_training(self, effect: fx.StopTraining, node: VirtualNode) -> None:
         """End a training that did not end by its deadline; its work is lost."""
         if node.training is not None:
             self._trainings.cancel(node.index)
-            self._at(self.state.now, "_stopped", node.index, node.life, effect.round)
+            self._at(self._clock.now, "_stopped", node.index, node.life, effect.round)
 
     @_do.register
     def _publish(self, effect: fx.PublishUpdate, node: VirtualNode) -> None:
@@ -232,7 +250,7 @@ class Emulator:
 
     @_do.register
     def _notify(self, effect: fx.Notify, node: VirtualNode) -> None:
-        self._observer.notice(node.index, self.state.now, effect.message)
+        self._observer.notice(node.index, effect.message)
 
     @_do.register
     def _finish(self, effect: fx.RunFinished, node: VirtualNode) -> None:
@@ -240,7 +258,8 @@ class Emulator:
         if node.machine is not None:
             node.model = node.machine.params
         node.machine, node.watching = None, frozenset()
-        self._presence_changed()
+        self.state.unfinished -= 1
+        self._presence_changed(node)
 
     # --- training
 
@@ -259,100 +278,82 @@ class Emulator:
     def _answer(self, node: VirtualNode, round_: int, params: Params, loss: float | None, error: str) -> None:
         node.training = None
         cost = node.powered.charge()
+        detail = node.powered.detail(cost)
         if error or loss is None:
-            self._step(node, ev.TrainingFailed(round_, error, cost.energy_uj, cost.quality, cost.detail))
+            self._step(node, ev.TrainingFailed(round_, error, cost.energy_uj, cost.quality, detail))
         else:
-            self._step(node, ev.TrainingFinished(round_, params, loss, cost.energy_uj, cost.quality, cost.detail))
+            self._step(node, ev.TrainingFinished(round_, params, loss, cost.energy_uj, cost.quality, detail))
 
     # --- the network
 
     def _send(self, sender: VirtualNode, update: ModelUpdate) -> None:
         """Put a model on its way to everybody who watches its sender, all of them together where it takes as long."""
-        state, network = self.state, self._network
-        receivers = [node for node in self._neighbours(sender, update) if sender.id in node.watching]
-        together: dict[tuple[float, int], list[int]] = {}
-        for node in receivers:
-            if not network.reaches(sender.index, node.index, state.now):
-                continue
-            sent = network.send(sender.index, node.index, update.round, self._chunks, self._message_bytes)
-            together.setdefault((sent.delay_s, sent.chunks), []).append(node.index)
-        for (delay_s, chunks), indices in together.items():
-            self._at(state.now + delay_s, "_deliver", tuple(indices), update, chunks)
-        counts = state.counts
-        state.counts = BrokerCounts(
-            counts.model_messages_in + self._chunks,
-            counts.model_bytes_in + self._message_bytes,
-            counts.model_messages_out,
-            counts.model_bytes_out,
-        )
-
-    def _neighbours(self, sender: VirtualNode, update: ModelUpdate) -> list[VirtualNode]:  # noqa: ARG002
-        """Return who may watch a node: its neighbours in the graph, for an edge has two ends."""
-        machine = sender.machine
-        if machine is None:
-            return []
-        return [self._by_id[node] for node in sorted(machine.around.epochs.watched)]
+        now, network = self._clock.now, self._network
+        together: dict[Sent, list[int]] = {}
+        turn = 0
+        for node in self._edges[sender.index]:
+            if sender.id in node.watching and network.reaches(sender.index, node.index, now):
+                turn += 1
+                size = self._message_bytes
+                sent = network.send(sender.index, node.index, turn, update.round, self._chunks, size)
+                together.setdefault(sent, []).append(node.index)
+        for sent, indices in together.items():
+            self._at(now + sent.delay_s, "_deliver", tuple(indices), update, sent.chunks)
+        self.state.traffic.messages_in += self._chunks
+        self.state.traffic.bytes_in += self._message_bytes
 
     def _deliver(self, indices: tuple[int, ...], update: ModelUpdate, chunks: int) -> None:
-        """Hand a model over, or, where chunks of it are missing, what the first one said of its sender's round."""
-        state, whole = self.state, chunks == self._chunks
-        sender = self._by_id[update.sender]
+        """Hand a model over, or, where messages of it are missing, what one said of its sender's round."""
+        now, nodes, traffic = self._clock.now, self.state.nodes, self.state.traffic
+        sender = self._by_id[update.sender].index
+        received: ev.Event = ev.UpdateReceived(update)
+        if chunks < self._chunks:
+            received = ev.RoundAnnounced(update.sender, update.round)
         for index in indices:
-            node = state.nodes[index]
-            if node.machine is None or update.sender not in node.watching:
-                continue
-            if not self._network.reaches(sender.index, index, state.now):
-                continue
-            share = self._message_bytes * chunks // self._chunks
-            counts = state.counts
-            state.counts = BrokerCounts(
-                counts.model_messages_in,
-                counts.model_bytes_in,
-                counts.model_messages_out + chunks,
-                counts.model_bytes_out + share,
-            )
-            if whole:
-                self._step(node, ev.UpdateReceived(update))
-            elif chunks:
-                self._step(node, ev.RoundAnnounced(update.sender, update.round))
+            node = nodes[index]
+            if chunks and update.sender in node.watching and self._network.reaches(sender, index, now):
+                traffic.messages_out += chunks
+                traffic.bytes_out += self._message_bytes * chunks // self._chunks
+                self._step(node, received)
 
     # --- presence
 
-    def _presence_changed(self) -> None:
-        """Tell everybody a moment later who is there by then."""
-        if not self.state.presence_due:
-            self.state.presence_due = True
-            self._at(self.state.now + self._network.presence_s, "_tell_presence")
+    def _network_changed(self) -> None:
+        for node in self.state.nodes:
+            self._presence_changed(node)
+
+    def _presence_changed(self, node: VirtualNode) -> None:
+        """Tell others a moment later that a node has come, gone, or says something else."""
+        if not self.state.changed:
+            self._at(self._clock.now + self._network.presence_s, "_tell_presence")
+        self.state.changed.add(node.id)
 
     def _tell_presence(self) -> None:
-        self.state.presence_due = False
-        here = {node.id: node.ready for node in self.state.nodes if node.machine is not None}
-        for node in self.state.nodes:
-            machine = node.machine
-            if machine is None:
-                continue
-            live = self._seen_by(node, machine, here)
-            if live != machine.around.live:
-                self._step(node, ev.PeersChanged(live))
+        changed, self.state.changed = self.state.changed, set()
+        nodes, listening = self.state.nodes, set()
+        for name in changed:
+            listening.add(self._by_id[name].index)
+            listening.update(node.index for node in self._edges[self._by_id[name].index])
+        waiting = {node.index for node in nodes if node.machine is not None and node.machine.phase is Phase.WAITING}
+        here = {node.id: node.ready for node in nodes if node.machine is not None} if waiting else {}
+        for index in sorted(listening | waiting):
+            node = nodes[index]
+            if node.machine is not None:
+                live = self._seen_by(node, here if index in waiting else None)
+                if live is not node.machine.around.live and live != node.machine.around.live:
+                    self._step(node, ev.PeersChanged(live))
 
-    def _seen_by(self, node: VirtualNode, machine: RoundMachine, here: dict[NodeId, str]) -> dict[NodeId, str]:
-        """Return who a node can reach: all of the fleet until its run begins, its neighbours from then on.
+    def _seen_by(self, node: VirtualNode, here: dict[NodeId, str] | None) -> dict[NodeId, str]:
+        """Return who a node can reach: all of the fleet while it waits for its run, its neighbours from then on.
 
-        A machine asks for no more; telling everybody of everybody all along would take the square of the fleet's size.
+        A machine asks for no more, and telling everybody of everybody all along would take the square of the fleet's
+        size. One mapping serves all who wait; that a node finds itself in it does no harm, unless nobody else is there.
         """
-        fresh = machine.phase is Phase.WAITING and not machine.snapshot().begun
-        known = here if fresh else {other: here[other] for other in node.watching if other in here}
-        if not self._network.parted(self.state.now):
+        now, reaches = self._clock.now, self._network.reaches
+        if here is None:
+            known = {other.id: other.ready for other in self._edges[node.index] if other.machine is not None}
+        else:
+            known = here if len(here) > 1 else {}
+        if not self._network.parted(now):
             return known
-        reached = self._network.reaches
-        return {
-            other: word for other, word in known.items() if reached(self._by_id[other].index, node.index, self.state.now)
-        }
-
-
-def fully_charged(limit_uj: int | None, limit_rounds: int | None) -> Ledger:
-    """Return the ledger of a device before its first round."""
-    return Ledger(limit_uj, limit_rounds=limit_rounds)
-
-
-__all__ = ["Emulator", "Observer", "Quality", "State", "VirtualNode", "fully_charged"]
+        return {name: word for name, word in known.items() if reaches(self._by_id[name].index, node.index, now)}

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from agent.core.budget import Ledger
 from agent.core.mixing import adopt
 from agent.core.types import NodeId, Params, RoundRecord, Snapshot
 from agent.errors import AgentError
@@ -49,6 +50,15 @@ EVALUATION_COLUMNS = ("round", "node", "accuracy", "own_accuracy", "loss")
 
 
 @dataclass(frozen=True, slots=True)
+class NodeEnd:
+    """What a node has come to."""
+
+    node: NodeId
+    ledger: Ledger
+    params: Params
+
+
+@dataclass(frozen=True, slots=True)
 class NodeEvidence:
     """What one node left behind."""
 
@@ -56,6 +66,52 @@ class NodeEvidence:
     records: tuple[RoundRecord, ...]
     snapshot: Snapshot
     params: Params
+
+    @property
+    def end(self) -> NodeEnd:
+        """What it has come to."""
+        return NodeEnd(self.node, self.snapshot.ledger, self.params)
+
+
+@dataclass(slots=True)
+class Totals:
+    """What the records of all nodes add up to."""
+
+    expected: int = 0
+    mixed: int = 0
+    rejected: int = 0
+    share_uj: int | None = None
+    """None: not measured."""
+    idle_uj: int | None = None
+
+    def add(self, record: RoundRecord) -> None:
+        """Take one more record."""
+        self.expected += record.peers_expected
+        self.mixed += record.peers_received
+        self.rejected += record.rejected
+        self.share_uj = _plus(self.share_uj, record.share_uj)
+        self.idle_uj = _plus(self.idle_uj, record.idle_uj)
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """The models that passed between the nodes; None where nobody counted."""
+
+    delivered: int
+    published_bytes: int | None
+    delivered_bytes: int | None
+    counted_by: str
+
+
+def _plus(total: int | None, amount: int | None) -> int | None:
+    return total if amount is None else (total or 0) + amount
+
+
+def counted(counts: BrokerCounts | None, mixed: int, model_chunks: int) -> Traffic:
+    """Return what a broker counted; without one, what the agents did: the models that they mixed."""
+    if counts is None:
+        return Traffic(mixed, None, None, "agents")
+    return Traffic(counts.model_messages_out // model_chunks, counts.model_bytes_in, counts.model_bytes_out, "broker")
 
 
 def collect(nodes: Iterable[NodeFiles]) -> list[NodeEvidence]:
@@ -84,10 +140,11 @@ def write_rounds(path: Path, evidence: Sequence[NodeEvidence]) -> None:
         writer = csv.writer(file)
         writer.writerow(ROUND_COLUMNS)
         for node in evidence:
-            writer.writerows(_round_row(record) for record in node.records)
+            writer.writerows(round_row(record) for record in node.records)
 
 
-def _round_row(record: RoundRecord) -> tuple[object, ...]:
+def round_row(record: RoundRecord) -> tuple[object, ...]:
+    """Return a record as a row of rounds.csv."""
     decision = record.decision
     return (
         record.node,
@@ -102,8 +159,8 @@ def _round_row(record: RoundRecord) -> tuple[object, ...]:
         record.peers_expected,
         record.peers_received,
         record.rejected,
-        record.digest_published,
-        " ".join(f"{node}:{digest}:{weight:.9f}" for node, digest, weight in record.mixed),
+        str(record.digest_published),
+        " ".join(f"{node}:{digest!s}:{weight:.9f}" for node, digest, weight in record.mixed),
         f"{record.train_s:.4f}",
         f"{record.collect_s:.4f}",
         record.error,
@@ -126,8 +183,17 @@ def write_evaluations(path: Path, nodes: Iterable[NodeFiles]) -> None:
         writer = csv.writer(file)
         writer.writerow(EVALUATION_COLUMNS)
         for row in sorted(rows, key=lambda row: (row.round, row.node)):
-            numbers = (row.accuracy, row.own_accuracy, row.loss)
-            writer.writerow([row.round, row.node, *("" if number is None else f"{number:.6f}" for number in numbers)])
+            writer.writerow(evaluation_row(row.round, row.node, (row.accuracy, row.own_accuracy, row.loss)))
+
+
+def evaluation_row(round_: int, node: str, numbers: Iterable[float | None]) -> list[object]:
+    """Return accuracy, own accuracy and loss as a row of evaluation.csv."""
+    return [round_, node, *decimals(numbers)]
+
+
+def decimals(numbers: Iterable[float | None]) -> list[str]:
+    """Return numbers as the files hold them, and nothing where there is none."""
+    return ["" if number is None else f"{number:.6f}" for number in numbers]
 
 
 def final_accuracy(scenario: Scenario, data: FleetData, models: Sequence[Params]) -> tuple[list[float], float]:
@@ -155,26 +221,23 @@ def params_sha256(models: Iterable[Params]) -> str:
 
 def summary(  # noqa: PLR0917
     scenario: Scenario,
-    evidence: Sequence[NodeEvidence],
+    ends: Sequence[NodeEnd],
+    totals: Totals,
     accuracy: tuple[list[float], float],
-    counts: BrokerCounts | None,
-    model_chunks: int,
+    traffic: Traffic,
     wall_s: float,
     phase_s: dict[str, float],
 ) -> dict[str, Any]:
     """Return summary.json; docs/files.md says what each key means."""
     per_node, consensus = accuracy
-    records = [record for node in evidence for record in node.records]
-    expected, mixed = sum(r.peers_expected for r in records), sum(r.peers_received for r in records)
-    charged = [node.snapshot.ledger.charged_uj for node in evidence]
-    limits = [scenario.limit_uj(i) for i in range(len(evidence))]
+    ledgers = [end.ledger for end in ends]
+    charged = [ledger.charged_uj for ledger in ledgers]
+    limits = [scenario.limit_uj(i) for i in range(len(ends))]
     overspent = [
-        node.node
-        for node, limit in zip(evidence, limits, strict=True)
-        if limit is not None and node.snapshot.ledger.overspent_uj
+        end.node for end, limit in zip(ends, limits, strict=True) if limit is not None and end.ledger.overspent_uj
     ]
-    trained = [node.snapshot.ledger.windows for node in evidence]
-    d_psgd_uj = sum(scenario.rounds * scenario.device(i).cost_uj for i in range(len(evidence)))
+    trained = [ledger.windows for ledger in ledgers]
+    d_psgd_uj = sum(scenario.rounds * scenario.device(i).cost_uj for i in range(len(ends)))
     topology = scenario.topology_spec()
     return {
         "scenario": scenario.name,
@@ -192,10 +255,9 @@ def summary(  # noqa: PLR0917
             "consensus": consensus,
         },
         "energy_j": {
-            "train": sum(node.snapshot.ledger.charged_uj - node.snapshot.ledger.background_uj for node in evidence)
-            / 1e6,
-            "share": _sum_j(record.share_uj for record in records),
-            "idle": _sum_j(record.idle_uj for record in records),
+            "train": sum(ledger.charged_uj - ledger.background_uj for ledger in ledgers) / 1e6,
+            "share": _as_j(totals.share_uj),
+            "idle": _as_j(totals.idle_uj),
             "total": sum(charged) / 1e6,
             "d_psgd_equivalent": d_psgd_uj / 1e6,
         },
@@ -206,38 +268,33 @@ def summary(  # noqa: PLR0917
             "overspent_nodes": overspent,
         },
         "messages": {
-            "delivered": mixed if counts is None else counts.model_messages_out // model_chunks,
-            "missing": expected - mixed,
-            "rejected": sum(record.rejected for record in records),
-            "expected": expected,
-            "mixed": mixed,
-            "counted_by": "agents" if counts is None else "broker",
+            "delivered": traffic.delivered,
+            "missing": totals.expected - totals.mixed,
+            "rejected": totals.rejected,
+            "expected": totals.expected,
+            "mixed": totals.mixed,
+            "counted_by": traffic.counted_by,
         },
-        "bytes": {
-            "published": None if counts is None else counts.model_bytes_in,
-            "delivered": None if counts is None else counts.model_bytes_out,
-        },
+        "bytes": {"published": traffic.published_bytes, "delivered": traffic.delivered_bytes},
         "wall_s": wall_s,
         "phase_s": phase_s,
-        "params_sha256": params_sha256(node.params for node in evidence),
+        "params_sha256": params_sha256(end.params for end in ends),
         "per_node": [
             {
-                "node": node.node,
+                "node": end.node,
                 "device": scenario.device(i).device,
                 "limit_j": None if (limit := limits[i]) is None else limit / 1e6,
                 "spent_j": charged[i] / 1e6,
                 "training_rounds": trained[i],
                 "accuracy": per_node[i],
             }
-            for i, node in enumerate(evidence)
+            for i, end in enumerate(ends)
         ],
     }
 
 
-def _sum_j(amounts_uj: Iterable[int | None]) -> float | None:
-    """Return the sum in joules; None where nothing was measured."""
-    known = [amount for amount in amounts_uj if amount is not None]
-    return sum(known) / 1e6 if known else None
+def _as_j(amount_uj: int | None) -> float | None:
+    return None if amount_uj is None else amount_uj / 1e6
 
 
 def write_summary(path: Path, values: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from msgspec.structs import replace
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress
 
 from agent.core.wire import chunk_count
 from agent.errors import ConfigError
@@ -20,7 +20,9 @@ from agent.network.mdns import advertise_broker
 from sim_harness.agents import OWN_PROCESS_NODES, Agents
 from sim_harness.brokers import open_broker
 from sim_harness.evidence import (
+    Totals,
     collect,
+    counted,
     final_accuracy,
     summary,
     write_evaluations,
@@ -28,6 +30,8 @@ from sim_harness.evidence import (
     write_summary,
 )
 from sim_harness.fleet import LOOPBACK, NodeFiles, lay_out, load_data
+from sim_harness.folders import check_empty, made
+from sim_harness.progress import progress_bar
 from sim_harness.scenario import Scenario, dump_scenario
 from sim_harness.scenario_sections import DiscoverySettings
 
@@ -36,7 +40,7 @@ _FLEET_CHARACTERS = 31
 
 def run_live(scenario: Scenario, broker_kind: str, out: Path, console: Console) -> dict[str, Any]:
     """Run the scenario with real agents; write its files to `out` (new or empty) and return the summary."""
-    _check_empty(out)
+    check_empty(out)
     engine = scenario.engine
     if engine.kind not in {"default", "sequential"} or engine.precision == "bf16":
         raise ConfigError(
@@ -55,7 +59,7 @@ def run_live(scenario: Scenario, broker_kind: str, out: Path, console: Console) 
     if is_factory(data.model.name):
         build_module(data.model, scenario.seed)  # to fail now, and not after the last round
     with ExitStack() as stack:
-        out = _made(out)
+        out = made(out)
         broker = stack.enter_context(_closing(open_broker(broker_kind, out / "broker")))
         (out / "scenario.yaml").write_text(dump_scenario(scenario), encoding="utf-8")
         fleet = f"{scenario.name[: _FLEET_CHARACTERS - 7].rstrip('-')}-{secrets.token_hex(3)}"
@@ -67,7 +71,7 @@ def run_live(scenario: Scenario, broker_kind: str, out: Path, console: Console) 
         phase_s["set_up"] = time.monotonic() - started
         agents = stack.enter_context(_closing(Agents()))
         agents.start(nodes, scenario.engine.workers)
-        with _progress(console) as progress:
+        with progress_bar(console) as progress:
             watch = _Watch(nodes, scenario.rounds, progress)
             agents.wait(watch.poll, patience_s=2.0 * _patience_s(nodes[0]))
         phase_s["run"] = time.monotonic() - started - phase_s["set_up"]
@@ -78,22 +82,14 @@ def run_live(scenario: Scenario, broker_kind: str, out: Path, console: Console) 
     accuracy = final_accuracy(scenario, data, [node.params for node in evidence])
     wall_s = time.monotonic() - started
     phase_s["evaluation"] = wall_s - phase_s["set_up"] - phase_s["run"]
-    values = summary(scenario, evidence, accuracy, counts, chunk_count(len(evidence[0].params)), wall_s, phase_s)
+    totals = Totals()
+    for node in evidence:
+        for record in node.records:
+            totals.add(record)
+    traffic = counted(counts, totals.mixed, chunk_count(len(evidence[0].params)))
+    values = summary(scenario, [node.end for node in evidence], totals, accuracy, traffic, wall_s, phase_s)
     write_summary(out / "summary.json", values)
     return values
-
-
-def _check_empty(out: Path) -> None:
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"--out {out}: there is something in it already; give a new folder, or remove that one")
-
-
-def _made(out: Path) -> Path:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"--out {out}: cannot be made: {error.strerror}; give a folder that can") from None
-    return out.resolve()
 
 
 class _Watch:
@@ -138,17 +134,6 @@ def _patience_s(node: NodeFiles) -> float:
 
     run = load_config(node.config).run
     return run.start_timeout_s + run.round_deadline_s
-
-
-def _progress(console: Console) -> Progress:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    return Progress(*columns, console=console)
 
 
 @contextmanager

@@ -20,10 +20,11 @@ from agent.core.budget import Cost, Ledger, Reservation
 from agent.core.participation import POLICIES, Participant
 from agent.core.purse import Purse
 from agent.core.round_state import MachineConfig
-from agent.core.types import ModelShape, NodeId, RoundKind, RunDescriptor, Schedule, WindowDetail
+from agent.core.types import ModelShape, NodeId, RoundKind, RunDescriptor, Schedule
 from agent.energy.allowance import Allowance
 from agent.energy_config import budget_terms
 from sim_harness.devices import FleetDevice
+from sim_harness.powered import replayed_window
 from sim_harness.scenario import Scenario
 
 UJ_PER_WH = 3_600_000_000
@@ -114,10 +115,8 @@ def _rounds_of_recording(scenario: Scenario, index: int, node: NodeId) -> list[i
             found.append(round_)
             purse.reserve("", round_)
             cost = meter.close()
-            window = WindowDetail("recording", cost.seconds, 1.0, 0, None, cost.whole_uj, cost.load_uj, cost.warm)
-            purse.settle(
-                ev.TrainingFinished(round_, np.zeros(0, np.float32), 0.0, cost.energy_uj, cost.quality, window)
-            )
+            nothing, window = np.zeros(0, np.float32), replayed_window(cost)
+            purse.settle(ev.TrainingFinished(round_, nothing, 0.0, cost.energy_uj, cost.quality, window))
     return found
 
 

@@ -6,27 +6,23 @@ anything yet; then everything that has begun is trained together, so that batche
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import numpy as np
 
 from agent.core import effects as fx
 from agent.core.types import Params
-from sim_harness.cohort.engine import Engine, Outcome, Work
+from sim_harness.cohort.engine import Outcome, Work
 
-
-class Gathered(Protocol):
-    """What trains a batch, wherever: an engine, or one of several processes."""
-
-    def __call__(self, works: list[Work]) -> list[Outcome]:
-        """Train all of them; return the outcomes in order."""
+UnderWay: TypeAlias = tuple[dict[int, Work], dict[int, tuple[Work, Outcome]]]
+"""Trainings that wait, and those that nobody has asked for yet."""
 
 
 class Trainings:
     """Trainings under way, by the place of their node."""
 
-    def __init__(self, train: Gathered, before: Callable[[], None]) -> None:
+    def __init__(self, train: Callable[[Sequence[Work]], list[Outcome]], before: Callable[[], None]) -> None:
         """Take what trains, and what must be called before a model is read."""
         self._train, self._before = train, before
         self._waiting: dict[int, Work] = {}
@@ -42,11 +38,19 @@ class Trainings:
         self._done.pop(node, None)
 
     def finish(self, node: int) -> tuple[Params, Outcome]:
-        """Return what came of a training that is due: the trained row, or, with an error, the one that it began with."""
+        """Return what came of a training that is due: the trained row, or the one that it began with and an error."""
         if node in self._waiting:
             self._run()
         work, outcome = self._done.pop(node)
         return (work.params if outcome.error else work.out), outcome
+
+    def under_way(self) -> UnderWay:
+        """Return what a checkpoint must keep."""
+        return self._waiting, self._done
+
+    def resume(self, under_way: UnderWay) -> None:
+        """Go on from a checkpoint."""
+        self._waiting, self._done = under_way
 
     def _run(self) -> None:
         self._before()
@@ -54,8 +58,3 @@ class Trainings:
         for work, outcome in zip(works, self._train(works), strict=True):
             self._done[work.node] = work, outcome
         self._waiting.clear()
-
-
-def on_engine(engine: Engine) -> Gathered:
-    """Return what trains all nodes on one engine."""
-    return engine.train

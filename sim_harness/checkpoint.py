@@ -1,0 +1,118 @@
+"""A whole emulation on disk, so that it can be stopped in any round and go on to the same end, bit for bit.
+
+The machines are pickled; what is read back may name nothing but the classes of an emulation, so that a checkpoint from
+elsewhere runs no foreign code. Models are not in the pickle but beside it, in one array, by their places.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pickle
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from agent.core.types import Params
+from agent.errors import DataError
+
+FORMAT: Final = 1
+_MODULES: Final = ("agent.core.", "agent.energy.", "agent.treasury", "sim_harness.")
+_OTHERS: Final = {
+    ("collections", "Counter"),
+    ("datetime", "datetime"),
+    ("datetime", "timedelta"),
+    ("datetime", "timezone"),
+    ("fractions", "Fraction"),
+    ("builtins", "frozenset"),
+    ("builtins", "set"),
+    ("msgspec._core", "rebuild"),
+}
+
+
+def save(folder: Path, number: int, state: object, known: Mapping[str, object]) -> None:
+    """Write checkpoint `number` and forget the one before; `known` are objects that stay outside, by their names."""
+    place = folder / f"{number}"
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True)
+    with (place / "state").open("wb") as file:
+        pickler = _Pickler(file, known)
+        pickler.dump((FORMAT, state))
+        _sync(file)
+    with (place / "models.npy").open("wb") as file:
+        np.save(file, np.stack(pickler.rows) if pickler.rows else np.empty((0, 0), np.float32))
+        _sync(file)
+    current = folder / "current.tmp"
+    current.write_text(f"{number}\n", encoding="ascii")
+    current.replace(folder / "current")
+    for other in folder.iterdir():
+        if other.is_dir() and other != place:
+            shutil.rmtree(other)
+
+
+def exists(folder: Path) -> bool:
+    """Say whether there is a checkpoint to go on from."""
+    return (folder / "current").exists()
+
+
+def load(folder: Path, known: Mapping[str, object]) -> tuple[int, Any]:
+    """Return the newest checkpoint's number and state; DataError where it is damaged, or of another release."""
+    try:
+        number = int((folder / "current").read_text(encoding="ascii"))
+        models = np.load(folder / f"{number}" / "models.npy", allow_pickle=False)
+        with (folder / f"{number}" / "state").open("rb") as file:
+            format_, state = _Unpickler(file, known, models).load()
+    except Exception as error:
+        raise DataError(f"{folder}: the checkpoint cannot be read ({error!r}); run the scenario again") from error
+    if format_ != FORMAT:
+        raise DataError(f"{folder}: a checkpoint of format {format_}, this release knows {FORMAT}; run it again")
+    return number, state
+
+
+def _sync(file: IO[bytes]) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+class _Pickler(pickle.Pickler):
+    """Leaves models and known objects out."""
+
+    def __init__(self, file: IO[bytes], known: Mapping[str, object]) -> None:
+        super().__init__(file, protocol=pickle.HIGHEST_PROTOCOL)
+        self.rows: list[Params] = []
+        self._places: dict[int, int] = {}
+        self._names = {id(thing): name for name, thing in known.items()}
+
+    def persistent_id(self, obj: object) -> object:
+        """Return what stands for a model or a known object; None for all else."""
+        if isinstance(obj, np.ndarray):
+            if id(obj) not in self._places:
+                self._places[id(obj)] = len(self.rows)
+                self.rows.append(obj)
+            return self._places[id(obj)]
+        return self._names.get(id(obj))
+
+
+class _Unpickler(pickle.Unpickler):
+    """Builds classes of an emulation only."""
+
+    def __init__(self, file: IO[bytes], known: Mapping[str, object], models: npt.NDArray[np.float32]) -> None:
+        super().__init__(file)
+        self._known = known
+        self._rows = [row.copy() for row in models]
+
+    def persistent_load(self, pid: Any) -> object:
+        """Return the model or the known object."""
+        return self._known[pid] if isinstance(pid, str) else self._rows[pid]
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Return a class that a state is made of; UnpicklingError for all others."""
+        ours = module.startswith(_MODULES)
+        found = getattr(importlib.import_module(module), name, None) if ours or (module, name) in _OTHERS else None
+        if found is None or (ours and getattr(found, "__module__", "") != module):
+            raise pickle.UnpicklingError(f"{module}.{name} is no part of an emulation")
+        return found

@@ -1,0 +1,258 @@
+"""An emulated run from start to summary.json: `skiptrain-sim emulate`, with the flags and the files of `live`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from agent.core.mixing import adopt
+from agent.core.round_state import MachineConfig
+from agent.core.types import ModelShape, NodeId, Params, RunDescriptor, Schedule
+from agent.core.wire import chunk_count
+from agent.errors import AgentError, ConfigError
+from agent.learning.factory import describe
+from agent.learning.trainer import Evaluation
+from sim_harness import checkpoint
+from sim_harness.arithmetic import Deferred
+from sim_harness.cohort.engine import Engine, Learning, Test
+from sim_harness.cohort.registry import open_engine
+from sim_harness.emulated_evidence import EmulatedEvidence
+from sim_harness.emulator import Emulator, State, VirtualNode
+from sim_harness.evidence import NodeEnd, Traffic, summary, write_summary
+from sim_harness.fleet import load_data
+from sim_harness.folders import check_empty, made
+from sim_harness.network_model import NetworkModel
+from sim_harness.powered import Powered, VirtualClock
+from sim_harness.progress import Watch, progress_bar
+from sim_harness.scenario import Scenario, dump_scenario, load_scenario
+from sim_harness.trainings import Trainings
+
+CHECKPOINT_S = 120.0
+"""How often a checkpoint is written."""
+_LEAST_DEADLINE_S, _DEADLINE_ROUNDS = 60.0, 20
+"""A neighbour waits for slow ones, and these for theirs: a deadline covers many of the longest training rounds."""
+
+
+class Stopped(KeyboardInterrupt):
+    """Somebody ended the emulation, and its checkpoint is written."""
+
+
+def run_emulated(scenario: Scenario, out: Path, console: Console, *, resume: bool = False) -> dict[str, Any]:
+    """Emulate the scenario; write its files to `out` and return the summary.
+
+    `out` is new or empty, or, to `resume`, holds a checkpoint of the same scenario. Stopped where a signal ended it.
+    """
+    started = time.monotonic()
+    if resume:
+        _check_same(scenario, out)
+    else:
+        check_empty(out)
+    data = load_data(scenario)
+    info = describe(data.model, scenario.seed)
+    with ExitStack() as stack:
+        learning = Learning(
+            scenario.learning.local_steps,
+            scenario.learning.batch_size,
+            scenario.learning.lr,
+            scenario.seed,
+            scenario.learning.loss_limit,
+        )
+        engine = open_engine(data.corpus(scenario), learning, scenario.engine)
+        stack.callback(engine.close)
+        out = made(out)
+        (out / "scenario.yaml").write_text(dump_scenario(scenario), encoding="utf-8")
+        run = _Run(scenario, data.model, info.initial_params, out, engine, console)
+        stack.callback(run.close)
+        if resume:
+            run.resume()
+        else:
+            run.emulator.begin()
+        set_up = time.monotonic() - started
+        run.go()
+        ran = time.monotonic() - started - set_up
+        return run.finish(started, {"set_up": set_up, "run": ran})
+
+
+class _Run:
+    """An emulation with all that it needs."""
+
+    def __init__(  # noqa: PLR0917
+        self, scenario: Scenario, model: ModelShape, initial: Params, out: Path, engine: Engine, console: Console
+    ) -> None:
+        self._scenario, self._out, self._engine, self._console = scenario, out, engine, console
+        self._initial = initial
+        self._arithmetic = Deferred(scenario.engine.workers or len(os.sched_getaffinity(0)))
+        self._trainings = Trainings(engine.train, self._arithmetic.flush)
+        ids = scenario.node_ids()
+        self._evidence = EmulatedEvidence(out, ids, self._test, self._arithmetic.flush, self._say)
+        self._network = NetworkModel(scenario.network, ids, scenario.seed)
+        self.emulator = self._emulator(_fleet(scenario, model))
+        self._checkpoints = 0
+        self._saved = time.monotonic()
+        self._stopping = False
+
+    def _emulator(self, state: State) -> Emulator:
+        return Emulator(state, self._initial, self._network, self._trainings, self._arithmetic, self._evidence)
+
+    def _test(self, tests: Sequence[Test]) -> list[Evaluation]:
+        return self._engine.evaluate(tests, self._scenario.evaluation.samples)
+
+    def _say(self, message: str) -> None:
+        self._console.print(message, highlight=False, markup=False)
+
+    def close(self) -> None:
+        """End threads and close files."""
+        self._arithmetic.close()
+        self._evidence.close()
+
+    # --- checkpoints
+
+    @property
+    def _known(self) -> dict[str, object]:
+        return {"arithmetic": self._arithmetic, "initial": self._initial}
+
+    def resume(self) -> None:
+        """Take up where the last checkpoint was written."""
+        self._checkpoints, (state, trainings, kept) = checkpoint.load(self._out / "checkpoint", self._known)
+        self._trainings.resume(trainings)
+        self._evidence.resume(kept)
+        self.emulator = self._emulator(state)
+
+    def _save(self) -> None:
+        kept = self._evidence.checkpoint()
+        self._checkpoints += 1
+        state = (self.emulator.state, self._trainings.under_way(), kept)
+        checkpoint.save(self._out / "checkpoint", self._checkpoints, state, self._known)
+        self._saved = time.monotonic()
+
+    # --- the run
+
+    def go(self) -> None:
+        """Emulate to the end, with a checkpoint now and then; Stopped where a signal came."""
+        scenario = self._scenario
+        with progress_bar(self._console) as progress, self._signals():
+            watch = Watch(progress, "rounds of all nodes", scenario.rounds * scenario.nodes, self._evidence.kept.ended)
+
+            def between() -> bool:
+                watch.reach(self._evidence.kept.ended)
+                if not self._stopping and time.monotonic() - self._saved > CHECKPOINT_S:
+                    self._save()
+                return not self._stopping
+
+            done = self.emulator.run(between)
+            watch.reach(self._evidence.kept.ended, at_once=True)
+        if not done:
+            self._save()
+            now = f"{self._evidence.kept.ended} of {scenario.rounds * scenario.nodes} rounds of all nodes are done"
+            raise Stopped(f"{now}; go on with the same command and --resume")
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Let the first signal end the run at the next event, and the second one at once."""
+
+        def stop(_number: int, _frame: object) -> None:
+            if self._stopping:
+                raise KeyboardInterrupt
+            self._stopping = True
+
+        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        former = {}
+        with suppress(ValueError):  # not in the main thread: nobody can stop it
+            former = {number: signal.signal(number, stop) for number in numbers}
+        try:
+            yield
+        finally:
+            for number, handler in former.items():
+                signal.signal(number, handler)
+
+    def finish(self, started: float, phase_s: dict[str, float]) -> dict[str, Any]:
+        """Write what remains and return the summary."""
+        began = time.monotonic()
+        self._evidence.finish()
+        self._arithmetic.flush()
+        state, scenario = self.emulator.state, self._scenario
+        ends = [_end(node, self._initial) for node in state.nodes]
+        accuracy = self._final_accuracy([end.params for end in ends])
+        phase_s["evaluation"] = time.monotonic() - began
+        chunks = chunk_count(len(self._initial))
+        carried = state.traffic
+        traffic = Traffic(carried.messages_out // chunks, carried.bytes_in, carried.bytes_out, "emulator")
+        totals, wall_s = self._evidence.kept.totals, time.monotonic() - started
+        values = summary(scenario, ends, totals, accuracy, traffic, wall_s, phase_s)
+        values["engine"] = self._engine.describe()["kind"]
+        values["engine_detail"] = self._engine.describe()
+        values["virtual_s"] = state.clock.now
+        write_summary(self._out / "summary.json", values)
+        return values
+
+    def _final_accuracy(self, models: list[Params]) -> tuple[list[float], float]:
+        """Test all models, and their average, on the whole common test set."""
+        average = adopt({NodeId(f"{i:06d}"): params for i, params in enumerate(models)})
+        tests = [Test(params, None) for params in [*models, average]]
+        found = [result.accuracy for result in self._engine.evaluate(tests, 0)]
+        known = [accuracy for accuracy in found if accuracy is not None]
+        if len(known) != len(found):
+            raise AgentError("the common test set is empty: no accuracy can be told; check data.path")
+        return known[:-1], known[-1]
+
+
+def _end(node: VirtualNode, initial: Params) -> NodeEnd:
+    ledger = node.snapshot.ledger if node.snapshot else node.powered.ledger(None)
+    return NodeEnd(node.id, ledger, initial if node.model is None else node.model)
+
+
+def _fleet(scenario: Scenario, model: ModelShape) -> State:
+    """Return all nodes, switched off."""
+    run, clock = descriptor(scenario, model), VirtualClock()
+    nodes = []
+    for i, node in enumerate(scenario.node_ids()):
+        powered = Powered(scenario, i, clock)
+        config = MachineConfig(
+            node,
+            run,
+            powered.meter.prior,
+            learns_cost=powered.meter.learns,
+            workload="emulated",
+            evaluate_every=scenario.evaluation.every,
+        )
+        nodes.append(VirtualNode(i, node, config, powered))
+    return State(nodes, clock)
+
+
+def descriptor(scenario: Scenario, model: ModelShape) -> RunDescriptor:
+    """Return what all emulated nodes agree on."""
+    policy, ids = scenario.policy, scenario.node_ids()
+    types = min(scenario.nodes, scenario.device_types())
+    slowest_s = max(scenario.device(i).train_s for i in range(types)) * scenario.network.stragglers.factor
+    deadline_s = max(_LEAST_DEADLINE_S, _DEADLINE_ROUNDS * slowest_s)
+    return RunDescriptor(
+        run_id=scenario.name,
+        seed=scenario.seed,
+        model=model,
+        schedule=Schedule(policy.train_rounds, policy.sync_rounds, scenario.rounds),
+        policy=policy.name,
+        topology=scenario.topology_spec(),
+        roster=tuple(ids),
+        expect_nodes=len(ids),
+        start_timeout_s=scenario.timing.start_timeout_s or deadline_s,
+        round_deadline_s=scenario.timing.round_deadline_s or deadline_s,
+    )
+
+
+def _check_same(scenario: Scenario, out: Path) -> None:
+    """Raise ConfigError unless `out` holds a checkpoint of this very scenario."""
+    if (out / "summary.json").exists():
+        raise ConfigError(f"--resume: {out} holds a finished run; `skiptrain-sim report {out}` shows it")
+    if not checkpoint.exists(out / "checkpoint"):
+        raise ConfigError(f"--resume: {out} holds no checkpoint; leave --resume out to begin anew")
+    if load_scenario(str(out / "scenario.yaml")) != scenario:
+        raise ConfigError(
+            f"--resume: {out / 'scenario.yaml'} is another scenario, or has other settings than are given"
+        )
