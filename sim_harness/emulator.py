@@ -12,7 +12,6 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import singledispatchmethod
 from itertools import islice
 from typing import Any, Protocol
 
@@ -23,7 +22,6 @@ from agent.core.round_state import MachineConfig, Phase
 from agent.core.topology import neighbours
 from agent.core.types import ModelUpdate, NodeId, Params, RoundRecord, Snapshot
 from agent.core.wire import HEADER_BYTES, chunk_count
-from agent.errors import ContractViolation
 from sim_harness.arithmetic import Deferred
 from sim_harness.network_model import NetworkModel, Sent
 from sim_harness.powered import Powered, VirtualClock
@@ -178,7 +176,7 @@ class Emulator:
         if machine is None:
             return
         now = self._clock.now
-        if machine.phase is not Phase.IDLE:
+        if node.powered.recharges and machine.phase is not Phase.IDLE:
             for flow in node.powered.flows():
                 self._do_all(node, machine.handle(flow, now))
         self._do_all(node, machine.handle(event, now))
@@ -203,56 +201,42 @@ class Emulator:
 
     def _do_all(self, node: VirtualNode, effects: Sequence[fx.Effect]) -> None:
         for effect in effects:
-            self._do(effect, node)
+            _DO[type(effect)](self, effect, node)
 
-    @singledispatchmethod
-    def _do(self, effect: fx.Effect, _node: VirtualNode) -> None:
-        raise ContractViolation(f"no way to do {type(effect).__name__}")
-
-    @_do.register
     def _save_state(self, effect: fx.SaveState, node: VirtualNode) -> None:
         node.snapshot = effect.snapshot
 
-    @_do.register
     def _save_model(self, effect: fx.SaveModel, node: VirtualNode) -> None:
         node.model = effect.params
 
-    @_do.register
     def _watch(self, effect: fx.WatchNeighbours, node: VirtualNode) -> None:
         node.watching, node.ready = effect.peers, effect.ready
         self._presence_changed(node)
 
-    @_do.register
     def _start_training(self, effect: fx.StartTraining, node: VirtualNode) -> None:
         node.training = effect
         self._trainings.begin(node.index, effect)
         lasts_s = node.powered.round_s() * self._network.slowness(node.index, effect.round)
         self._at(self._clock.now + lasts_s, "_trained", node.index, node.life, effect.round)
 
-    @_do.register
     def _stop_training(self, effect: fx.StopTraining, node: VirtualNode) -> None:
         """End a training that did not end by its deadline; its work is lost."""
         if node.training is not None:
             self._trainings.cancel(node.index)
             self._at(self._clock.now, "_stopped", node.index, node.life, effect.round)
 
-    @_do.register
     def _publish(self, effect: fx.PublishUpdate, node: VirtualNode) -> None:
         self._send(node, effect.update)
 
-    @_do.register
     def _append(self, effect: fx.AppendRecord, node: VirtualNode) -> None:
         self._observer.record(node.index, effect.record)
 
-    @_do.register
     def _evaluate(self, effect: fx.Evaluate, node: VirtualNode) -> None:
         self._observer.evaluate(node.index, effect.round, effect.params)
 
-    @_do.register
     def _notify(self, effect: fx.Notify, node: VirtualNode) -> None:
         self._observer.notice(node.index, effect.message)
 
-    @_do.register
     def _finish(self, effect: fx.RunFinished, node: VirtualNode) -> None:
         node.finished = effect.reason
         if node.machine is not None:
@@ -357,3 +341,17 @@ class Emulator:
         if not self._network.parted(now):
             return known
         return {name: word for name, word in known.items() if reaches(self._by_id[name].index, node.index, now)}
+
+
+_DO: dict[type[fx.Effect], Callable[..., None]] = {
+    fx.SaveState: Emulator._save_state,
+    fx.SaveModel: Emulator._save_model,
+    fx.WatchNeighbours: Emulator._watch,
+    fx.StartTraining: Emulator._start_training,
+    fx.StopTraining: Emulator._stop_training,
+    fx.PublishUpdate: Emulator._publish,
+    fx.AppendRecord: Emulator._append,
+    fx.Evaluate: Emulator._evaluate,
+    fx.Notify: Emulator._notify,
+    fx.RunFinished: Emulator._finish,
+}

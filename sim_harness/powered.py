@@ -54,7 +54,7 @@ class Powered:
         terms = budget_terms(scenario.energy_section(index))
         allowance = Allowance(terms, self.device.published_uj, _no_gauge, Calendar(clock))
         self._treasury = Treasury(self.meter, allowance, clock, Rules(), _no_gauge)
-        self._recharges = terms.recharge_w > 0
+        self.recharges = terms.recharge_w > 0
         self._trained = 0
 
     def ledger(self, saved: Snapshot | None) -> Ledger:
@@ -67,7 +67,7 @@ class Powered:
 
     def flows(self) -> list[ev.BudgetRenewed | ev.EnergyFlowed]:
         """Return what was recharged since the last time."""
-        return self._treasury.poll() if self._recharges else []
+        return self._treasury.poll()
 
     def round_s(self) -> float:
         """Return how long the next training round lasts."""

@@ -19,6 +19,8 @@ class Inbox:
         self._lookahead = lookahead
         self._models: dict[NodeId, dict[int, ModelUpdate]] = {}
         self._announced: dict[NodeId, int] = {}
+        self.highest_round = -1
+        """The highest round that any sender has ever announced."""
         self.rejected: Counter[str] = Counter()
         """Refusals since the record of the last round, by reason."""
         self._rejected_before: Counter[str] = Counter()
@@ -28,6 +30,7 @@ class Inbox:
         if round_ <= self.newest_round(sender):
             return False
         self._announced[sender] = round_
+        self.highest_round = max(self.highest_round, round_)
         return True
 
     def newest_round(self, sender: NodeId) -> int:

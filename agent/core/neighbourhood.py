@@ -73,6 +73,11 @@ class Neighbourhood:
         """Return the round that more than half of the live neighbours have reached; None if there is none."""
         return self.inbox.majority_round(self.live_neighbours())
 
+    def lags(self, round_: int) -> bool:
+        """Say whether the majority is so far ahead of `round_` that nothing is worth waiting for."""
+        ahead = round_ + LAG_ROUNDS
+        return self.inbox.highest_round >= ahead and (self.majority_round() or 0) >= ahead
+
     def all_ready(self) -> bool:
         """Say whether the whole roster is here, and every neighbour ready for this very roster."""
         roster = self.epochs.roster
@@ -110,8 +115,12 @@ class Neighbourhood:
         behind = {node for node in missing if self.inbox.newest_round(node) < round_ + LAG_ROUNDS}
         if behind and not (arrived or self.live_neighbours()):
             return deadline
-        worth = (self._worth_until(node, round_, started_s) for node in behind)
-        return min(deadline, max(worth, default=_NEVER))
+        until = _NEVER
+        for node in behind:
+            until = max(until, self._worth_until(node, round_, started_s))
+            if until >= deadline:
+                return deadline
+        return until
 
     def _worth_until(self, node: NodeId, round_: int, started_s: float) -> float:
         grace = self._config.offline_grace_s

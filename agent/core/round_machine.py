@@ -435,19 +435,23 @@ class RoundMachine:
         """End the round if nothing more has to be waited for: one in a call, or a lone node would never return."""
         if self.phase is Phase.JOINING:
             self._adopt_if_complete()
-        if self.phase is Phase.COLLECTING and self._awaited_until() <= self._now:
+        if self.phase is not Phase.COLLECTING:
+            return
+        until = self._awaited_until()
+        if until <= self._now:
             self._mix()
             majority = self.around.majority_round() or 0
             if majority >= self.round + LAG_ROUNDS:
                 self._leave_round(majority)
             else:
                 self._begin(self.round + 1)
-        if self.phase is Phase.COLLECTING:
-            self.deadline = max(self._now, self._awaited_until())
+            until = self._awaited_until()
+        if self.phase is Phase.COLLECTING:  # mypy: the next round may be one
+            self.deadline = max(self._now, until)
 
     def _awaited_until(self) -> float:
         """Return until when this round waits; a node that lags waits for nothing."""
-        if (self.around.majority_round() or 0) >= self.round + LAG_ROUNDS:
+        if self.around.lags(self.round):
             return self._now
         started_s = self._now if self._state.started_s is None else self._state.started_s
         return self.around.awaited_until(self.round, started_s)
