@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from agent.errors import ConfigError
 from agent.learning.layers import Conv, GroupNorm, Layer, Linear, Plain
@@ -108,9 +107,8 @@ def _is(layer: Layer, kind: str) -> bool:
 
 def _pair(layer: Layer) -> tuple[int, int]:
     """Return the two sides that an adaptive pool gives."""
-    (sides,) = layer.call()[1]
-    height, width = sides  # type: ignore[misc]
-    return height, width
+    sides: Any = layer.call()[1][0]
+    return int(sides[0]), int(sides[1])
 
 
 @dataclass(slots=True)
@@ -123,6 +121,10 @@ class _Writer:
     at: int = 64
     """Where the next place begins; before the first one there is room for a row's left border."""
     weights: int = 0
+    x: str = ""
+    """Where the next step's input stands."""
+    gradient: str = "0"
+    """Where that input's gradient is wanted; 0: nowhere."""
     declared: list[str] = field(default_factory=list)
     pack: list[str] = field(default_factory=list)
     forward: list[str] = field(default_factory=list)
@@ -153,17 +155,16 @@ def model_source(spec: ModelSpec, *, lanes: int, batch: int, bf16: bool) -> str:
     out = _Writer(lanes, -(-batch // lanes), bf16)
     channels, height, width = spec.input_shape
     border = _border(steps[0])
-    x = out.place(channels * height * (width + border), border)
-    head = f"static vec *input(vec *s, int g) {{ return {x}; }}"
-    gradient = "0"
+    out.x = out.place(channels * height * (width + border), border)
+    out.declared.append(f"static vec *input(vec *s, int g) {{ return {out.x}; }}")
     for number, step in enumerate(steps):
         after = _border(steps[number + 1]) if number + 1 < len(steps) else 0
         if isinstance(step, Block):
-            x, gradient = _block(out, number, step, x, gradient, after)
+            _block(out, number, step, after)
         elif isinstance(step, Average):
-            x, gradient = _average(out, number, step, x, gradient, after)
+            _average(out, number, step, after)
         else:
-            x, gradient = _full(out, number, step, x, gradient)
+            _full(out, number, step)
     constants = {
         "CHANNELS": channels, "HEIGHT": height, "WIDTH": width, "INPUT_STRIDE": width + border,
         "CLASSES": spec.classes, "PARAMETERS": n_params(parameters(spec)), "SCRATCH": out.at + 64,
@@ -174,10 +175,9 @@ def model_source(spec: ModelSpec, *, lanes: int, batch: int, bf16: bool) -> str:
         [
             '#include "kernels.h"',
             f"enum {{ {', '.join(f'{name} = {value}' for name, value in constants.items())} }};",
-            head,
-            f"static vec *scores(vec *s, int g) {{ return {x}; }}",
-            f"static vec *score_gradient(vec *s, int g) {{ return {gradient}; }}",
             *out.declared,
+            f"static vec *scores(vec *s, int g) {{ return {out.x}; }}",
+            f"static vec *score_gradient(vec *s, int g) {{ return {out.gradient}; }}",
             "static void pack(const float *w, vec *s, int training) {",
             *out.pack,
             "}",
@@ -198,8 +198,8 @@ def _border(step: Step) -> int:
     return step.conv.padding if isinstance(step, Block) else 0
 
 
-def _block(out: _Writer, number: int, step: Block, x: str, d_x: str, after: int) -> tuple[str, str]:
-    """Write a block; return the addresses of its output and of that one's gradient."""
+def _block(out: _Writer, number: int, step: Block, after: int) -> None:
+    """Write a block, which leaves the places of its output and of that one's gradient."""
     conv, name, first = step.conv, f"block{number}", number == 0
     (height, width), (_, rows, columns) = step.sides(), step.after()
     bf16 = out.bf16 and conv.inputs > 1
@@ -208,11 +208,11 @@ def _block(out: _Writer, number: int, step: Block, x: str, d_x: str, after: int)
     result = out.place(conv.outputs * rows * (columns + after), after)
     gradient = out.place(conv.outputs * rows * columns)
     members = {
-        "x": x,
+        "x": out.x,
         "y": out.place(conv.outputs * plane_y, flipped),
         "out": result,
         "d_out": gradient,
-        "d_x": d_x,
+        "d_x": out.gradient,
         "moments": out.place(2 * max(1, step.groups)),
     }
     if bf16:
@@ -237,32 +237,34 @@ def _block(out: _Writer, number: int, step: Block, x: str, d_x: str, after: int)
     out.pack.append(f"  pack_forward({name}, {weight}, {packed});")
     if not first:
         out.pack.append(f"  if (training) pack_backward({name}, {weight}, {turned});")
-    out.forward.append(
-        f"  block_forward({name}, {name}_lanes(s, g), {packed}, {bias}, {gamma}, {beta}, training);"
-    )
+    out.forward.append(f"  block_forward({name}, {name}_lanes(s, g), {packed}, {bias}, {gamma}, {beta}, training);")
     out.backward.append(
         f"  {{\n    Lanes l[{out.groups}];\n    for (int g = 0; g < groups; g++) l[g] = {name}_lanes(s, g);\n"
         f"    block_backward({name}, l, groups, {turned}, lr, {weight}, {bias}, {gamma}, {beta});\n  }}"
     )
-    return result, gradient
+    out.x, out.gradient = result, gradient
 
 
-def _average(out: _Writer, number: int, step: Average, x: str, d_x: str, after: int) -> tuple[str, str]:
-    """Write an adaptive pool; return the addresses of its output and of that one's gradient."""
+def _average(out: _Writer, number: int, step: Average, after: int) -> None:
+    """Write an adaptive pool, which leaves the places of its output and of that one's gradient."""
     if after:
-        raise ConfigError("engine.kind native has no kernel for Conv2d behind AdaptiveAvgPool2d; use engine.kind stacked")
+        raise ConfigError(
+            "engine.kind native has no kernel for Conv2d behind AdaptiveAvgPool2d; use engine.kind stacked"
+        )
     size = math.prod(step.after())
     result, gradient = out.place(size), out.place(size)
     numbers = ", ".join(map(str, (*step.before, *step.to)))
     out.declared.append(f"static const Average average{number} = {{{numbers}}};")
-    out.forward.append(f"  average(average{number}, {x}, {result});")
+    out.forward.append(f"  average(average{number}, {out.x}, {result});")
     if number:
-        out.backward.append(f"  for (int g = 0; g < groups; g++) average_backward(average{number}, {gradient}, {d_x});")
-    return result, gradient
+        out.backward.append(
+            f"  for (int g = 0; g < groups; g++) average_backward(average{number}, {gradient}, {out.gradient});"
+        )
+    out.x, out.gradient = result, gradient
 
 
-def _full(out: _Writer, number: int, step: Full, x: str, d_x: str) -> tuple[str, str]:
-    """Write a fully connected layer; return the addresses of its output and of that one's gradient."""
+def _full(out: _Writer, number: int, step: Full) -> None:
+    """Write a fully connected layer, which leaves the places of its output and of that one's gradient."""
     inputs, outputs, name = step.linear.inputs, step.linear.outputs, f"linear{number}"
     result, gradient = out.place(outputs), out.place(outputs)
     by_sample = f"(float *)({out.place((-(-inputs // out.lanes) + 1) * out.lanes)})"
@@ -270,7 +272,7 @@ def _full(out: _Writer, number: int, step: Full, x: str, d_x: str) -> tuple[str,
     out.declared += [
         f"static const Linear {name} = {{{inputs}, {outputs}, {int(step.relu)}}};",
         f"static Features {name}_features(vec *s, int g) {{",
-        f"  return (Features){{{x}, {result}, {gradient}, {d_x}, {by_sample}}};",
+        f"  return (Features){{{out.x}, {result}, {gradient}, {out.gradient}, {by_sample}}};",
         "}",
     ]
     out.forward.append(f"  linear_forward({name}, {name}_features(s, g), {weight}, {bias});")
@@ -280,9 +282,4 @@ def _full(out: _Writer, number: int, step: Full, x: str, d_x: str) -> tuple[str,
         f"      f[g] = {name}_features(s, g);\n{back}    }}\n"
         f"    step_linear({name}, f, groups, lr, {weight}, {bias});\n  }}"
     )
-    return result, gradient
-
-
-def groups_of(samples: Sequence[int], lanes: int) -> int:
-    """Return how many groups of lanes the largest batch takes."""
-    return -(-max(samples) // lanes)
+    out.x, out.gradient = result, gradient
