@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Final, TypeAlias
 
 from sim_harness.cohort.engine import Corpus, Engine, Learning
+from sim_harness.cohort.native import NativeEngine
 from sim_harness.cohort.sequential import SequentialEngine
 from sim_harness.scenario_sections import EngineSection
 
@@ -17,6 +18,7 @@ ConfigError where this machine or this model cannot have it, with what is missin
 
 ENGINES: Final[dict[str, Maker]] = {
     "sequential": SequentialEngine,
+    "native": NativeEngine,
 }
 
 

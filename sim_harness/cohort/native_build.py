@@ -1,0 +1,165 @@
+"""Compiled kernels for one model: made by this machine's C compiler, kept in a cache, loaded."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import hashlib
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from agent.errors import ConfigError
+
+_FLAGS = ("-O3", "-march=native", "-std=gnu11", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi")
+_TIMEOUT_S = 300
+_INSTEAD = "or use engine.kind stacked or sequential"
+
+
+@dataclass(frozen=True, slots=True)
+class Compiler:
+    """The machine's C compiler, and what it knows of the CPU."""
+
+    command: str
+    macros: str
+    """All that it predefines for this CPU, its own version included."""
+
+    @property
+    def version(self) -> str:
+        """Return what the compiler calls itself."""
+        (line,) = [line for line in self.macros.splitlines() if line.startswith("#define __VERSION__ ")]
+        return f"{self.command} {line.split(maxsplit=2)[2].strip(chr(34))}"
+
+    @property
+    def isa(self) -> str:
+        """Return the vector instructions that the kernels use, as in kernels/vec.h."""
+        kinds = {"__AVX512F__": "avx512", "__AVX2__": "avx2", "__ARM_NEON": "neon"}
+        return next((kind for macro, kind in kinds.items() if self.has(macro)), "generic")
+
+    @property
+    def lanes(self) -> int:
+        """Return how many samples stand in one vector, as in kernels/vec.h."""
+        return {"avx512": 16, "avx2": 8}.get(self.isa, 4)
+
+    @property
+    def bf16(self) -> bool:
+        """Return whether the CPU multiplies bf16 numbers."""
+        return self.has("__AVX512BF16__")
+
+    def has(self, macro: str) -> bool:
+        """Return whether the compiler predefines that macro."""
+        return f"#define {macro} " in self.macros
+
+
+def find_compiler() -> Compiler:
+    """Return $CC, or `cc`; ConfigError where there is none that works."""
+    command = os.environ.get("CC", "").strip() or "cc"
+    return Compiler(command, _run([*command.split(), *_FLAGS, "-dM", "-E", "-x", "c", "/dev/null"]))
+
+
+def _run(command: list[str]) -> str:
+    """Return what the compiler prints; ConfigError where there is none, or it fails."""
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_TIMEOUT_S)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise ConfigError(
+            f"engine.kind native needs a C compiler, and {command[0]} does not run ({error}); apt install gcc, or name "
+            f"one in CC, {_INSTEAD}"
+        ) from error
+    if result.returncode:
+        first = next((line for line in result.stderr.splitlines() if "error" in line), result.stderr.strip()[:200])
+        raise ConfigError(
+            f"engine.kind native: {command[0]} cannot compile the kernels ({first}); apt install gcc, or name another "
+            f"compiler in CC, {_INSTEAD}"
+        )
+    return result.stdout
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """A loaded library, and where it stands."""
+
+    library: ctypes.CDLL
+    path: Path
+
+    @property
+    def checked(self) -> bool:
+        """Return whether this very build has passed its check before."""
+        return self._marker.exists()
+
+    def remember(self) -> None:
+        """Note that it passed; without effect where the folder is gone or not writable."""
+        with contextlib.suppress(OSError):
+            self._marker.touch()
+
+    @property
+    def _marker(self) -> Path:
+        return self.path.with_suffix(".checked")
+
+
+def build(source: str, compiler: Compiler) -> Build:
+    """Return the library of a model.c, from the cache where it is there already; ConfigError."""
+    kernels = {
+        file.name: file.read_text() for file in resources.files("sim_harness.cohort").joinpath("kernels").iterdir()
+    }
+    parts = [source, *(text for _, text in sorted(kernels.items())), compiler.command, compiler.macros, *_FLAGS]
+    name = hashlib.sha256("\0".join(parts).encode()).hexdigest()
+    with _folder() as folder:
+        path = folder / f"{name}.so"
+        if not path.exists():
+            _compile(source, kernels, compiler, path)
+        return Build(_load(path), path)
+
+
+@contextlib.contextmanager
+def _folder() -> Iterator[Path]:
+    """Give the cache folder, or a temporary one where that cannot be written."""
+    base = os.environ.get("XDG_CACHE_HOME", "").strip() or "~/.cache"
+    folder = Path(base).expanduser() / "skiptrain-agent" / "kernels"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        writable = os.access(folder, os.W_OK | os.X_OK)
+    except OSError:
+        writable = False
+    if writable:
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="skiptrain-kernels-") as temporary:
+        yield Path(temporary)
+
+
+def _compile(source: str, kernels: dict[str, str], compiler: Compiler, path: Path) -> None:
+    """Make the library; a process that builds the same at the same time makes the same, and the last one stays."""
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix="build-") as name:
+        folder = Path(name)
+        for file, text in {"model.c": source, **kernels}.items():
+            (folder / file).write_text(text)
+        made = folder / "model.so"
+        files = [str(folder / "model.c"), "-o", str(made), "-lm"]
+        _run([*compiler.command.split(), *_FLAGS, "-shared", "-fPIC", *files])
+        made.replace(path)
+
+
+def _load(path: Path) -> ctypes.CDLL:
+    """Open the library and declare its functions, as kernels/round.h has them."""
+    try:
+        library = ctypes.CDLL(str(path))
+    except OSError as error:
+        raise ConfigError(
+            f"engine.kind native: {path} cannot be loaded ({error}); remove it and try again, {_INSTEAD}"
+        ) from error
+    pointer, integer, real = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
+    library.scratch_bytes.restype = integer
+    library.train_round.restype = integer
+    library.train_round.argtypes = [
+        *(pointer, pointer, pointer, pointer, integer, integer, ctypes.c_float, real, pointer, pointer)
+    ]
+    library.all_finite.restype = integer
+    library.all_finite.argtypes = [pointer]
+    library.test_model.restype = integer
+    library.test_model.argtypes = [pointer, pointer, pointer, pointer, integer, pointer, pointer]
+    return library
