@@ -1,4 +1,4 @@
-"""The command line of the harness: `skiptrain-sim live | emulate | plan | demo | report | scenarios`."""
+"""The command line of the harness: `skiptrain-sim live | emulate | plan | demo | report | scenarios | bench`."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ import shutil
 import signal
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from agent import __version__
 from agent.errors import AgentError, ConfigError
@@ -80,7 +83,22 @@ def _parser() -> argparse.ArgumentParser:
     report.set_defaults(command=_report)
     listed = commands.add_parser("scenarios", help="the scenarios that come with the harness")
     listed.set_defaults(command=_scenarios)
+    bench = commands.add_parser("bench", help="local steps per second against a plain PyTorch loop, in one run")
+    bench.add_argument("cases", nargs="*", metavar="CASE", help="which ones (gn-lenet, small-28 and digits-8)")
+    bench.add_argument("--nodes", type=_positive, default=0, metavar="N", help="nodes of a case")
+    bench.add_argument("--steps", type=_positive, default=0, metavar="K", help="local steps of a node")
+    bench.add_argument("--turns", type=_positive, default=3, metavar="N", help="of each side; the best counts (3)")
+    bench.add_argument("--set", action="append", default=[], dest="overrides", metavar="engine.KEY=VALUE")
+    bench.add_argument("--json", action="store_true", help="for programs")
+    bench.set_defaults(command=_bench)
     return parser
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
 
 
 def _scenario_arguments(parser: argparse.ArgumentParser) -> None:
@@ -192,6 +210,24 @@ def _print_plan(values: dict[str, Any], console: Console) -> None:
         own = rounds["per_device"][name]
         devices.add_row(name, str(values["budget_rounds"][name]), f"{probability:.4f}", f"{own:g}")
     console.print(devices)
+
+
+def _bench(args: argparse.Namespace) -> None:
+    foreign = [setting for setting in args.overrides if not setting.startswith("engine.")]
+    if foreign:
+        raise ConfigError(f"bench: --set {foreign[0]}: only settings of the section `engine` matter here")
+    engine = load_scenario("demo", args.overrides).engine
+    console = None if args.json else _console()
+    from sim_harness.bench import Settings, run_bench, tables
+
+    settings = Settings(engine, args.nodes, args.steps, args.turns)
+    if console is None:
+        print(json.dumps(msgspec.to_builtins(run_bench(args.cases, settings)), indent=2))
+        return
+    with console.status("bench") as status:
+        results = run_bench(args.cases, replace(settings, say=status.update))
+    for table in tables(results):
+        console.print(table)
 
 
 if __name__ == "__main__":

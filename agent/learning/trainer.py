@@ -157,6 +157,10 @@ class TorchTrainer:
         self._module: Any = build_module(model, seed)
         self._train, self._own_test, self._test = train, own_test, test
 
+    def use(self, train: Dataset, own_test: Dataset) -> None:
+        """Go on with another node's samples; as checked as those at the start."""
+        self._train, self._own_test = train, own_test
+
     def train(
         self,
         task: TrainTask,

@@ -7,7 +7,7 @@ from typing import Final, TypeAlias
 
 from sim_harness.cohort.engine import Corpus, Engine, Learning
 from sim_harness.cohort.native import NativeEngine
-from sim_harness.cohort.sequential import SequentialEngine
+from sim_harness.cohort.sequential import open_sequential
 from sim_harness.scenario_sections import EngineSection
 
 Maker: TypeAlias = Callable[[Corpus, Learning, EngineSection], Engine]
@@ -17,7 +17,7 @@ ConfigError where this machine or this model cannot have it, with what is missin
 """
 
 ENGINES: Final[dict[str, Maker]] = {
-    "sequential": SequentialEngine,
+    "sequential": open_sequential,
     "native": NativeEngine,
 }
 

@@ -5,50 +5,67 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from agent.errors import AgentError, ConfigError
 from agent.learning.data import Dataset
+from agent.learning.factory import describe
 from agent.learning.trainer import Evaluation, TorchTrainer, TrainTask
-from sim_harness.cohort.engine import Corpus, Learning, Outcome, Test, Work
+from sim_harness.cohort.engine import Corpus, Engine, Learning, Outcome, Test, Work
+from sim_harness.cohort.processes import Processes, worker_count
 from sim_harness.scenario_sections import EngineSection
 
 
-class SequentialEngine:
-    """One TorchTrainer a node, in this process."""
+def open_sequential(corpus: Corpus, learning: Learning, settings: EngineSection) -> Engine:
+    """Return the reference, in worker processes unless the settings want one worker; ConfigError."""
+    if settings.precision == "bf16":
+        raise ConfigError("engine.precision: sequential trains as a device does, in fp32; other engines know bf16")
+    engine, workers = SequentialEngine(corpus, learning), worker_count(settings.workers)
+    if workers == 1:
+        return engine
+    return Processes(engine, describe(corpus.model, learning.seed).n_params, workers)
 
-    def __init__(self, corpus: Corpus, learning: Learning, settings: EngineSection) -> None:
-        self._corpus, self._learning, self._settings = corpus, learning, settings
-        self._trainers: dict[int, TorchTrainer] = {}
+
+class SequentialEngine:
+    """One TorchTrainer for all nodes, in this process."""
+
+    def __init__(self, corpus: Corpus, learning: Learning) -> None:
+        self._corpus, self._learning = corpus, learning
         self._nothing = Dataset(corpus.test.x[:0], corpus.test.y[:0], "none")
+        self._trainer = TorchTrainer(
+            corpus.model, corpus.data, self._nothing, corpus.test, seed=learning.seed, loss_limit=learning.loss_limit
+        )
 
     def train(self, works: Sequence[Work]) -> list[Outcome]:
         """Train one after the other."""
         return [self._train(work) for work in works]
 
     def _train(self, work: Work) -> Outcome:
-        how = self._learning
+        how, corpus = self._learning, self._corpus
         task = TrainTask(work.round, work.params, work.seed, how.local_steps, how.batch_size, how.lr)
-        outcome = self._trainer(work.node).train(task)
+        self._trainer.use(corpus.data.take(corpus.train[work.node]), self._nothing)
+        try:
+            outcome = self._trainer.train(task)
+        except AgentError:
+            raise
+        except Exception as error:  # noqa: BLE001  a user's model may raise anything; a device skips the round, too
+            return Outcome(None, 0, f"the trainer failed: {type(error).__name__}: {error}")
         if not outcome.error:
             work.out[:] = outcome.params
         return Outcome(outcome.loss, outcome.steps, outcome.error)
 
     def evaluate(self, tests: Sequence[Test], samples: int) -> list[Evaluation]:
         """Test one after the other."""
-        return [self._trainer(test.node).evaluate(test.params, samples) for test in tests]
+        return [self._evaluate(test, samples) for test in tests]
 
-    def _trainer(self, node: int | None) -> TorchTrainer:
-        corpus, key = self._corpus, -1 if node is None else node
-        if key not in self._trainers:
-            train = corpus.test if node is None else corpus.data.take(corpus.train[node])
-            own = self._nothing if node is None else corpus.data.take(corpus.own_test[node])
-            self._trainers[key] = TorchTrainer(
-                corpus.model, train, own, corpus.test, seed=self._learning.seed, loss_limit=self._learning.loss_limit
-            )
-        return self._trainers[key]
+    def _evaluate(self, test: Test, samples: int) -> Evaluation:
+        corpus = self._corpus
+        own = self._nothing if test.node is None else corpus.data.take(corpus.own_test[test.node])
+        self._trainer.use(self._nothing, own)
+        return self._trainer.evaluate(test.params, samples)
 
     def describe(self) -> dict[str, Any]:
         """Return the kind; nothing else depends on anything."""
         return {"kind": "sequential", "precision": "fp32", "workers": 1}
 
     def close(self) -> None:
-        """Forget all models."""
-        self._trainers.clear()
+        """Forget the model."""
+        self._trainer.close()
