@@ -24,7 +24,8 @@ from agent.errors import ConfigError
 from agent.learning.data import Dataset, Indices, check, held_out
 from agent.learning.sources import load
 from sim_harness.cohort.engine import Corpus
-from sim_harness.partition import PARTITIONS
+from sim_harness.partition.deal import Deal
+from sim_harness.partition.registry import PARTITIONS
 from sim_harness.scenario import Scenario
 
 LOOPBACK = "127.0.0.1"
@@ -100,7 +101,8 @@ def load_data(scenario: Scenario) -> FleetData:
     model = ModelShape(scenario.model.name, shape or (channels, height, width), classes)
     for part in (train, test):
         check(part, model)
-    parts = PARTITIONS[data.partition.kind](train.y, scenario.nodes, scenario.seed, data.partition.shards)
+    deal = Deal(train.y, scenario.nodes, scenario.seed, data.partition, train.user)
+    parts = PARTITIONS[data.partition.kind](deal)
     return FleetData(model, train, tuple(parts), test)
 
 
