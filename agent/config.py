@@ -20,7 +20,7 @@ from agent.errors import ConfigError
 from agent.journal import ROTATE_BYTES
 from agent.learning.factory import is_factory
 from agent.learning.model import MODELS, model_spec, n_params, parameters
-from agent.learning.sources import LAYOUTS, SOURCES
+from agent.learning.sources import LAYOUTS, NEED_NO_PATH, SOURCES
 from agent.network.topics import no_name
 from agent.profile import Profile, load_profile
 from agent.yaml_file import Document, Section, choose
@@ -336,7 +336,7 @@ def _data_problems(data: DataSection) -> Iterator[tuple[str, str]]:
         yield "$.data.test_source", choose(data.test_source, SOURCES)
     if data.layout not in LAYOUTS:
         yield "$.data.layout", choose(data.layout, LAYOUTS)
-    if data.source != "digits" and not data.path:
+    if data.source not in NEED_NO_PATH and not data.path:
         yield "$.data", f"data.source {data.source} needs data.path"
 
 

@@ -22,9 +22,10 @@ from agent.config import (
 from agent.core.types import ModelShape, NodeId
 from agent.errors import ConfigError
 from agent.learning.data import Dataset, Indices, check, held_out
-from agent.learning.sources import load
+from agent.learning.sources import NEED_NO_PATH, load
 from sim_harness.cohort.engine import Corpus
-from sim_harness.partition import PARTITIONS
+from sim_harness.partition.deal import Deal
+from sim_harness.partition.registry import PARTITIONS
 from sim_harness.scenario import Scenario
 
 LOOPBACK = "127.0.0.1"
@@ -90,7 +91,7 @@ class NodeFiles:
 def load_data(scenario: Scenario) -> FleetData:
     """Read the scenario's data and deal the training set out; DataError or ConfigError says what does not fit."""
     data = scenario.data
-    if data.source != "digits" and not data.path:
+    if data.source not in NEED_NO_PATH and not data.path:
         raise ConfigError(f"scenario {scenario.name}: data.source {data.source} needs the data: --set data.path=FILE")
     shape = scenario.model.input_shape
     train = load(data.source, data.path, "train", input_shape=shape, layout=data.layout)
@@ -100,7 +101,8 @@ def load_data(scenario: Scenario) -> FleetData:
     model = ModelShape(scenario.model.name, shape or (channels, height, width), classes)
     for part in (train, test):
         check(part, model)
-    parts = PARTITIONS[data.partition.kind](train.y, scenario.nodes, scenario.seed, data.partition.shards)
+    deal = Deal(train.y, scenario.nodes, scenario.seed, data.partition, train.user)
+    parts = PARTITIONS[data.partition.kind](deal)
     return FleetData(model, train, tuple(parts), test)
 
 

@@ -30,7 +30,7 @@ from agent.yaml_file import Document, Section, choose
 from sim_harness.devices import FleetDevice
 from sim_harness.fleet_energy import FleetEnergySection, fleet_energy_problems
 from sim_harness.network_sections import NetworkSection, network_problems
-from sim_harness.partition import PARTITIONS
+from sim_harness.partition.registry import PARTITIONS
 from sim_harness.scenario_sections import (
     ENGINE_KINDS,
     DiscoverySettings,

@@ -14,10 +14,21 @@ ENGINE_KINDS = ("default", "auto", "sequential", "native", "stacked")
 
 
 class PartitionSection(Section, frozen=True, kw_only=True):
-    """How the training data is dealt out; `shards` for `kind: shard`."""
+    """How the training data is dealt out (sim_harness/partition); what is for other kinds than `kind` is ignored."""
 
     kind: str = "shard"
     shards: Count = 2
+    """For `shard` and `kshard`: how many each node gets."""
+    alpha: Annotated[float, Meta(ge=1e-3, le=1e6)] = 0.5
+    """For `dirichlet` and `quantity`: the smaller, the more the nodes differ."""
+    min_samples: Count = 1
+    """For `dirichlet` and `quantity`: what each node has at least."""
+    classes: Count = 2
+    """For `classes`: how many classes each node sees."""
+    groups: Count = 4
+    """For `clustered`: into how many groups the nodes fall."""
+    users_per_node: CountOrNone = 0
+    """For `user`: so many of those with the most samples; 0: all users are dealt out."""
 
 
 class FleetDataSection(Section, frozen=True, kw_only=True):

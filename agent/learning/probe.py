@@ -10,6 +10,7 @@ from numpy.lib import format as npy
 
 from agent.errors import ConfigError, DataError
 from agent.learning import sources
+from agent.learning.cifar10 import hollow_cifar10
 from agent.learning.data import Dataset, check
 
 if TYPE_CHECKING:
@@ -94,4 +95,11 @@ def _digits(request: Request) -> Dataset:
     return Dataset(x[:, np.newaxis], y, "digits", request.class_names or sources.DIGITS_NAMES)
 
 
-PROBES: Sources = {"npz": _npz, "folder": _folder, "idx": _idx, "digits": _digits}
+PROBES: Sources = {
+    "npz": _npz,
+    "folder": _folder,
+    "idx": _idx,
+    "digits": _digits,
+    "cifar10": hollow_cifar10,
+    "fashion-mnist": lambda request: _idx(sources.as_idx(request)),
+}

@@ -8,7 +8,7 @@ import os
 import struct
 import zlib
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import getitem
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeAlias
@@ -17,6 +17,7 @@ import numpy as np
 
 from agent.core.seeding import generator
 from agent.errors import ConfigError, DataError
+from agent.learning.cifar10 import cifar10
 from agent.learning.data import AS_THEY_ARE, BYTES, Dataset, Normalisation, split
 
 if TYPE_CHECKING:
@@ -36,6 +37,13 @@ DIGITS = Normalisation(16.0, 0.5, 0.5)
 DIGITS_TEST = 360
 DIGITS_FILE = Path(__file__).with_name("digits.npz")
 DIGITS_NAMES = tuple("0123456789")
+
+FASHION_MNIST = "/usr/share/datasets/fashion-mnist"
+"""Where Debian's package dataset-fashion-mnist puts it."""
+FASHION_NAMES = (
+    *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+    *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+)
 
 _ORDERS = {"nchw": (0, 1, 2, 3), "nhwc": (0, 3, 1, 2)}
 LAYOUTS = ("auto", "nhw", *_ORDERS)
@@ -293,4 +301,28 @@ def digits(request: Request) -> Dataset:
     return train if request.part == "train" else test
 
 
-SOURCES: Sources = {"npz": npz, "folder": folder, "idx": idx, "digits": digits}
+def fashion_mnist(request: Request) -> Dataset:
+    """Read Fashion-MNIST: IDX files, where Debian's package puts them, or in the folder that is given."""
+    return idx(as_idx(request))
+
+
+def as_idx(request: Request) -> Request:
+    """Return the request for Fashion-MNIST's IDX files; DataError says how to get them."""
+    if not request.path and not os.path.isdir(FASHION_MNIST):  # noqa: PTH112  Path.is_dir may raise
+        raise DataError(
+            f"{FASHION_MNIST} is missing; install Debian's package: apt install dataset-fashion-mnist; or name a "
+            f"folder with the four files in {request.key}"
+        )
+    return replace(request, path=request.path or FASHION_MNIST, class_names=request.class_names or FASHION_NAMES)
+
+
+SOURCES: Sources = {
+    "npz": npz,
+    "folder": folder,
+    "idx": idx,
+    "digits": digits,
+    "cifar10": cifar10,
+    "fashion-mnist": fashion_mnist,
+}
+NEED_NO_PATH = ("digits", "fashion-mnist")
+"""The sources that know where their data is."""

@@ -5,9 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from agent.learning.cifar10 import CIFAR10_NAMES
 from agent.learning.data import BYTES, Normalisation
 from agent.learning.probe import hollow
-from agent.learning.sources import DIGITS, DIGITS_NAMES, Request, class_folders, npz_normalisation, read_npz
+from agent.learning.sources import (
+    DIGITS,
+    DIGITS_NAMES,
+    FASHION_NAMES,
+    Request,
+    class_folders,
+    npz_normalisation,
+    read_npz,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,4 +47,6 @@ STORED: dict[str, Callable[[Request], Stored]] = {
     "folder": _folder,
     "idx": lambda request: Stored(BYTES, request.class_names),
     "digits": lambda request: Stored(DIGITS, request.class_names or DIGITS_NAMES),
+    "cifar10": lambda request: Stored(BYTES, request.class_names or CIFAR10_NAMES),
+    "fashion-mnist": lambda request: Stored(BYTES, request.class_names or FASHION_NAMES),
 }

@@ -32,7 +32,7 @@ CONFIGURATION = (
     ),
     config_case(
         "unknown choice",
-        ":15:3: there is no 'digit'; did you mean digits? (known: digits, folder, idx, npz) (at data.source)",
+        ":15:3: there is no 'digit'; did you mean digits? (known: cifar10, digits, fashion-mnist, folder, idx, npz) (at data.source)",
         ("source: digits", "source: digit"),
     ),
     config_case(

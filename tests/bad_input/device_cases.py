@@ -153,6 +153,14 @@ DATA = (
         (("source: digits", "source: idx\n  path: DIR"),),
     ),
     Case(
+        "CIFAR-10 missing",
+        "skiptrain-agent: DIR/data_batch_1.bin is missing; unpack cifar-10-binary.tar.gz "
+        "(https://www.cs.toronto.edu/~kriz/cifar.html) and correct data.path",
+        65,
+        AT_START,
+        (("source: digits", "source: cifar10\n  path: DIR"),),
+    ),
+    Case(
         "a text file named .jpg",
         "skiptrain-agent: DIR/data/class3/2.jpg cannot be read as an image (…); replace or remove it",
         65,

@@ -17,7 +17,7 @@ from agent.learning.child import make_trainer
 from agent.learning.frames import WorkerConfig
 from agent.learning.probe import LABEL_BYTES, PROBES, probe
 from agent.learning.sources import SOURCES
-from tests.learning.test_sources import write_idx
+from tests.learning.test_sources import write_cifar10, write_idx
 
 ROOT = Path(__file__).parents[2]
 IMAGES = np.random.default_rng(1).integers(0, 256, (6, 8, 8), dtype=np.uint8)
@@ -47,6 +47,11 @@ def sound(source: str, folder: Path) -> WorkerConfig:
     if source == "idx":
         write_idx(folder, "train", IMAGES, LABELS, ".gz")
         return worker(source, folder)
+    if source == "fashion-mnist":
+        write_idx(folder, "train", IMAGES, LABELS)
+        return worker(source, folder, classes=10)
+    if source == "cifar10":
+        return worker(source, write_cifar10(folder), input_shape=(3, 32, 32), classes=10)
     return worker("digits", classes=10) if source == "digits" else worker(source, pictures(folder))
 
 

@@ -12,8 +12,10 @@ import pytest
 from PIL import Image
 
 from agent.errors import ConfigError, DataError
+from agent.learning import sources
+from agent.learning.cifar10 import FILES
 from agent.learning.data import AS_THEY_ARE, BYTES
-from agent.learning.sources import DIGITS, SOURCES, load
+from agent.learning.sources import DIGITS, FASHION_NAMES, SOURCES, load
 
 RNG = np.random.default_rng(1)
 IMAGES = RNG.integers(0, 256, (6, 3, 4, 5), dtype=np.uint8)
@@ -210,12 +212,78 @@ def test_idx_broken_in_other_ways(tmp_path):
         load("idx", str(tmp_path))
 
 
+def test_fashion_mnist(tmp_path, monkeypatch):
+    """IDX files with the garments' names: where the package puts them, or where the path says; else how to get them."""
+    monkeypatch.setattr(sources, "FASHION_MNIST", str(tmp_path / "package"))
+    with pytest.raises(DataError, match=r"apt install dataset-fashion-mnist.*data\.test_path"):
+        load("fashion-mnist", part="test")
+    for name in ("package", "own"):
+        (tmp_path / name).mkdir()
+    write_idx(tmp_path / "package", "train", IMAGES[:, 0], LABELS, ".gz")
+    write_idx(tmp_path / "own", "train", IMAGES[:3, 0], LABELS[:3])
+    packaged, own = load("fashion-mnist"), load("fashion-mnist", str(tmp_path / "own"))
+    assert np.array_equal(packaged.x, BYTES.apply(IMAGES[:, :1]))
+    assert len(own) == 3
+    assert packaged.classes == own.classes == FASHION_NAMES
+    assert len(set(FASHION_NAMES)) == 10
+
+
+def write_cifar10(folder, count=2, part="train"):
+    """Write so many records a file, class i in file i, all of whose pixels count up; return the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, name in enumerate(FILES[part]):
+        record = bytes([i]) + (np.arange(3072) % 251).astype(np.uint8).tobytes()
+        (folder / name).write_bytes(record * count)
+    return folder
+
+
+@pytest.mark.parametrize("inside", ["", "cifar-10-batches-bin"])
+def test_cifar10(tmp_path, inside):
+    """The class first, then red, green, blue, row by row; the five files in order; in the archive's folder or above."""
+    write_cifar10(tmp_path / inside)
+    write_cifar10(tmp_path / inside, 3, "test")
+    train, test = load("cifar10", str(tmp_path)), load("cifar10", str(tmp_path), "test")
+    assert list(train.y) == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
+    assert list(test.y) == [0, 0, 0]
+    assert train.x.shape == (10, 3, 32, 32)
+    assert np.array_equal(train.x[9], BYTES.apply((np.arange(3072) % 251).astype(np.uint8).reshape(3, 32, 32)))
+    assert train.classes[:2] == ("airplane", "automobile")
+    assert train.normalisation == BYTES
+
+
+def test_cifar10_that_cannot_be_used(tmp_path):
+    """Nothing there, a batch missing, cut off or with a class that is none."""
+    with pytest.raises(DataError, match=r"data_batch_1\.bin is missing; unpack .* correct data\.path"):
+        load("cifar10", str(tmp_path))
+    folder = write_cifar10(tmp_path)
+    (folder / "data_batch_4.bin").unlink()
+    with pytest.raises(DataError, match=r"data_batch_4\.bin cannot be read \(No such file"):
+        load("cifar10", str(tmp_path))
+    for content, words in (
+        (b"", "holds 0 bytes"),
+        (bytes(3074), "holds 3074 bytes"),
+        (b"\x0a" * 3073, "image 6 is of"),
+    ):
+        (folder / "data_batch_4.bin").write_bytes(content)
+        with pytest.raises(DataError, match=words):
+            load("cifar10", str(tmp_path))
+
+
+@pytest.mark.parametrize("inside", ["", "cifar-10-batches-py"])
+def test_pickles_are_not_read(tmp_path, inside):
+    """A folder with the Python version is recognised by its names, and nothing of it is opened."""
+    (tmp_path / inside).mkdir(exist_ok=True)
+    (tmp_path / inside / "data_batch_1").write_bytes(b"cos\nsystem\n(S'exit 1'\ntR.")
+    with pytest.raises(DataError, match=r"are pickles: .* cifar-10-binary\.tar\.gz"):
+        load("cifar10", str(tmp_path))
+
+
 def test_wrong_words(tmp_path):
     """An unknown source or layout, or a path for the digits, names the choices."""
-    with pytest.raises(ConfigError, match="use one of digits, folder, idx, npz"):
+    with pytest.raises(ConfigError, match="use one of cifar10, digits, fashion-mnist, folder, idx, npz"):
         load("csv", str(tmp_path))
     with pytest.raises(ConfigError, match="use auto, nchw, nhwc or nhw"):
         load("npz", str(tmp_path), layout="hwc")
     with pytest.raises(ConfigError, match="remove it"):
         load("digits", str(tmp_path))
-    assert sorted(SOURCES) == ["digits", "folder", "idx", "npz"]
+    assert sorted(SOURCES) == ["cifar10", "digits", "fashion-mnist", "folder", "idx", "npz"]

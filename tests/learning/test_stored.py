@@ -13,6 +13,7 @@ from agent.errors import DataError
 from agent.learning.data import AS_THEY_ARE, BYTES
 from agent.learning.sources import SOURCES, Request, load
 from agent.learning.stored import STORED, Stored
+from tests.learning.test_sources import write_cifar10
 
 SHAPE = (1, 4, 4)
 
@@ -44,6 +45,8 @@ MAKE = {
     "folder": make_folder,
     "idx": make_idx,
     "digits": lambda _: "",
+    "cifar10": lambda folder: str(write_cifar10(folder)),
+    "fashion-mnist": make_idx,
 }
 
 
