@@ -26,7 +26,7 @@ from agent.yaml_file import choose
 from sim_harness.cohort.engine import Corpus, Engine, Learning, Work, batch_indices
 from sim_harness.cohort.registry import open_engine
 from sim_harness.cohort.shapes import step_flops
-from sim_harness.scenario import EngineSection
+from sim_harness.scenario_sections import EngineSection
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -23,7 +23,7 @@ from sim_harness.cohort.engine import Corpus, Learning, Outcome, Test, Work, bat
 from sim_harness.cohort.native_build import Compiler, find_compiler
 from sim_harness.cohort.native_kernels import Kernels
 from sim_harness.cohort.native_source import Block, steps_of
-from sim_harness.scenario import EngineSection
+from sim_harness.scenario_sections import EngineSection
 
 BF16_PAYS: Final = 250_000
 """Products of convolutions a sample from which bf16 is worth its rounding: 1.4 times as fast and more."""
