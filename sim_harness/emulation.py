@@ -189,6 +189,7 @@ class _Run:
         values["engine"] = self._engine.describe()["kind"]
         values["engine_detail"] = self._engine.describe()
         values["virtual_s"] = state.clock.now
+        values["unfinished_nodes"] = [node.id for node in state.nodes if not node.finished]
         write_summary(self._out / "summary.json", values)
         return values
 

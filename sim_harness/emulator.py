@@ -27,6 +27,9 @@ from sim_harness.network_model import NetworkModel, Sent
 from sim_harness.powered import Powered, VirtualClock
 from sim_harness.trainings import Trainings
 
+_PATIENCE = 4
+"""So many of the longest time that a node waits for others."""
+
 
 class Observer(Protocol):
     """What becomes of the things that a fleet does and that change nothing in it."""
@@ -86,6 +89,8 @@ class State:
     """What is to come: when, in which order, the method of Emulator to call, and with what."""
     pushed: int = 0
     unfinished: int = 0
+    ended_s: float = 0.0
+    """When a node last ended a round."""
     changed: set[NodeId] = field(default_factory=set)
     """Nodes that have come, gone, or said something new, and nobody has heard of it yet."""
     traffic: Traffic = field(default_factory=Traffic)
@@ -111,6 +116,7 @@ class Emulator:
         run = state.nodes[0].config.run
         graph = neighbours(run.topology, run.roster, run.seed)
         self._edges = [[self._by_id[other] for other in sorted(graph[node.id])] for node in state.nodes]
+        self._patience_s = _PATIENCE * max(run.start_timeout_s, run.round_deadline_s)
         self._chunks = chunk_count(len(initial))
         self._message_bytes = initial.nbytes + self._chunks * HEADER_BYTES
         self._absences = [islice(network.absences(node.index), node.absences, None) for node in state.nodes]
@@ -124,14 +130,19 @@ class Emulator:
             self._at(moment, "_network_changed")
 
     def run(self, between: Callable[[], bool] = lambda: True) -> bool:
-        """Handle events until all nodes have finished; return whether they have, or `between` two events said no."""
+        """Handle events until all nodes have finished that ever will; return False where `between` two events said no.
+
+        A device that comes back when the fleet's run is over waits for ever: where no round has ended for long none will.
+        """
         state = self.state
-        while state.unfinished and state.queue and between():
+        while state.unfinished and state.queue and state.queue[0][0] - state.ended_s <= self._patience_s:
+            if not between():
+                return False
             self._clock.now, _, name, arguments = heapq.heappop(state.queue)
             getattr(self, name)(*arguments)
             if self._arithmetic.waiting >= len(state.nodes):
                 self._arithmetic.flush()  # models that wait to be mixed hold those that they are mixed from
-        return not (state.unfinished and state.queue)
+        return True
 
     def _at(self, when: float, name: str, *arguments: Any) -> None:
         state = self.state
@@ -229,6 +240,7 @@ class Emulator:
         self._send(node, effect.update)
 
     def _append(self, effect: fx.AppendRecord, node: VirtualNode) -> None:
+        self.state.ended_s = self._clock.now
         self._observer.record(node.index, effect.record)
 
     def _evaluate(self, effect: fx.Evaluate, node: VirtualNode) -> None:
