@@ -78,7 +78,7 @@ def steps_of(spec: ModelSpec) -> list[Step]:
                 f"engine.kind native has no kernel for {layer.call()} where it stands in {spec.name}; use "
                 "engine.kind stacked or sequential"
             )
-        if isinstance(steps[-1], Block | Average):
+        if steps and isinstance(steps[-1], Block | Average):
             shape = steps[-1].after()
     return steps
 
