@@ -112,6 +112,25 @@ def batches(seed: int, round_: int, samples: int, batch_size: int) -> Iterator[I
         stream = stream[size:]
 
 
+def sampled(count: int, samples: int) -> Indices:
+    """Return which of `count` samples a test takes, ascending: `samples` of them, always the same; 0 means all."""
+    if 0 < samples < count:
+        return np.sort(generator(0, "evaluation", count, samples).permutation(count)[:samples])
+    return np.arange(count)
+
+
+def why_diverged(round_: int, loss: float, steps: int, limit: float, lr: float) -> str:
+    """Return why training cannot go on after a local step with this loss, or ""."""
+    if loss <= limit:  # false for NaN, too
+        return ""
+    return f"round {round_}: the loss was {loss:.4g} at local step {steps} (limit {limit:.4g}); lower lr ({lr})"
+
+
+def why_not_finite(round_: int, steps: int, lr: float) -> str:
+    """Return what is said of parameters that are not finite after a round."""
+    return f"round {round_}: parameters are not finite after {steps} steps; lower lr ({lr})"
+
+
 class TorchTrainer:
     """The reference engine; sets torch's number of threads and deterministic mode for the whole process.
 
@@ -159,12 +178,12 @@ class TorchTrainer:
         stream = batches(task.seed, task.round, len(self._train), task.batch_size)
         while len(losses) < task.local_steps and not error and not (should_stop and should_stop()):
             losses.append(self._step(next(stream), task.lr))
-            error = self._verdict(losses, task)
+            error = why_diverged(task.round, losses[-1], len(losses), self._loss_limit, task.lr)
             if on_step:
                 on_step(len(losses))
         params = dump_params(self._module)
         if not error and not np.isfinite(params).all():
-            error = f"round {task.round}: parameters are not finite after {len(losses)} steps; lower lr ({task.lr})"
+            error = why_not_finite(task.round, len(losses), task.lr)
         seconds = time.perf_counter() - started
         if error:
             return TrainOutcome(task.params, None, len(losses), seconds, error)
@@ -211,23 +230,11 @@ class TorchTrainer:
                     tensor.add_(tensor.grad, alpha=-lr)
         return float(loss.item())
 
-    def _verdict(self, losses: list[float], task: TrainTask) -> str:
-        """Return why training cannot go on, or ""."""
-        if losses[-1] <= self._loss_limit:  # false for NaN, too
-            return ""
-        return (
-            f"round {task.round}: the loss was {losses[-1]:.4g} at local step {len(losses)} (limit "
-            f"{self._loss_limit:.4g}); lower lr ({task.lr})"
-        )
-
     def _score(
         self, dataset: Dataset, samples: int, should_stop: Callable[[], bool] | None
     ) -> tuple[float, float, int]:
         """Return accuracy, mean loss and the number of samples they are over."""
-        torch, count = self._torch, len(dataset)
-        chosen = np.arange(count)
-        if 0 < samples < count:
-            chosen = np.sort(generator(0, "evaluation", count, samples).permutation(count)[:samples])
+        torch, chosen = self._torch, sampled(len(dataset), samples)
         size = max(1, min(_EVALUATION_BATCH, _EVALUATION_VALUES // math.prod(dataset.x.shape[1:])))
         right, loss = 0, 0.0
         with torch.no_grad():
