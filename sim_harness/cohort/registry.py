@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, TypeAlias
 
+from agent.errors import ConfigError
 from sim_harness.cohort.engine import Corpus, Engine, Learning
 from sim_harness.cohort.native import NativeEngine
+from sim_harness.cohort.probe import fastest
 from sim_harness.cohort.sequential import open_sequential
+from sim_harness.cohort.stacked import open_stacked
 from sim_harness.scenario_sections import EngineSection
 
 Maker: TypeAlias = Callable[[Corpus, Learning, EngineSection], Engine]
@@ -17,12 +20,32 @@ ConfigError where this machine or this model cannot have it, with what is missin
 """
 
 ENGINES: Final[dict[str, Maker]] = {
-    "sequential": open_sequential,
     "native": NativeEngine,
+    "stacked": open_stacked,
+    "sequential": open_sequential,
 }
+"""In the order in which `default` asks for them: the first that can serve model and machine is taken."""
 
 
 def open_engine(corpus: Corpus, learning: Learning, settings: EngineSection) -> Engine:
-    """Return the engine that the settings name, or that fits model and CPU; ConfigError."""
-    kind = "sequential" if settings.kind in {"default", "auto"} else settings.kind
-    return ENGINES[kind](corpus, learning, settings)
+    """Return the engine that the settings name, or that fits model and machine; ConfigError.
+
+    `default` depends on nothing but model shape, CPU features and whether there is a C compiler.
+    """
+    if settings.kind == "default":
+        return _first(corpus, learning, settings)
+    if settings.kind == "auto":
+        return fastest(ENGINES, corpus, learning, settings)
+    if settings.kind not in ENGINES:
+        raise ConfigError(f"engine.kind: this release has no engine {settings.kind!r}; use one of {', '.join(ENGINES)}")
+    return ENGINES[settings.kind](corpus, learning, settings)
+
+
+def _first(corpus: Corpus, learning: Learning, settings: EngineSection) -> Engine:
+    reasons = []
+    for make in ENGINES.values():
+        try:
+            return make(corpus, learning, settings)
+        except ConfigError as error:  # noqa: PERF203  the next one may do
+            reasons.append(str(error))
+    raise ConfigError("engine: none can do this: " + "; ".join(reasons))

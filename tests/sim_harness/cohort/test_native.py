@@ -22,7 +22,7 @@ from sim_harness.cohort.native import NativeEngine, default_precision
 from sim_harness.cohort.native_build import Compiler, find_compiler
 from sim_harness.cohort.native_source import steps_of
 from sim_harness.cohort.sequential import SequentialEngine
-from sim_harness.scenario import EngineSection
+from sim_harness.scenario_sections import EngineSection
 
 DIGITS = ModelShape("small-cnn", (1, 8, 8), 10)
 FEMNIST = ModelShape("femnist-cnn", (1, 12, 9), 5)
