@@ -9,6 +9,7 @@ import pytest
 
 from agent.errors import ConfigError
 from sim_harness.__main__ import main
+from sim_harness.fleet import load_data
 from sim_harness.planning import plan
 from sim_harness.scenario import dump_scenario, load_scenario, shipped
 
@@ -27,6 +28,11 @@ SETTINGS = {
     "data.path": "some/data.npz",
     "data.partition.kind": "iid",
     "data.partition.shards": 3,
+    "data.partition.alpha": 0.1,
+    "data.partition.min_samples": 5,
+    "data.partition.classes": 3,
+    "data.partition.groups": 2,
+    "data.partition.users_per_node": 1,
     "model.name": "gn-lenet",
     "learning.lr": 0.001,
     "learning.batch_size": 8,
@@ -34,11 +40,17 @@ SETTINGS = {
     "energy.devices": ["poco-x3", "oneplus-nord-2"],
     "energy.workload": "femnist",
     "energy.budget_scale": 0.25,
+    "energy.recharge.watts": 0.5,
     "evaluation.every": 0,
     "evaluation.samples": 100,
     "engine.kind": "sequential",
     "engine.workers": 2,
     "engine.precision": "fp32",
+    "network.delay_s": [0.1, 0.5],
+    "network.loss": 0.5,
+    "network.bandwidth_bytes_s": 1000,
+    "network.churn.share": 0.5,
+    "network.stragglers.share": 0.5,
     "discovery.mdns": True,
     "discovery.static": True,
     "timing.round_deadline_s": 45.0,
@@ -47,8 +59,34 @@ SETTINGS = {
 
 
 def test_the_shipped_scenarios() -> None:
-    """The demo and the paper's three graphs come with the package."""
-    assert sorted(shipped()) == ["demo", "paper-10-regular", "paper-6-regular", "paper-8-regular"]
+    """The demo, the paper's three graphs, and what else a fleet may meet come with the package."""
+    assert sorted(shipped()) == [
+        *("churn", "demo", "fashion-10-regular", "fashion-6-regular", "fashion-8-regular", "fleet", "lossy-wifi"),
+        *("mnist-writers", "paper-10-regular", "paper-6-regular", "paper-8-regular", "pi-jetson-mix", "smoke-256"),
+        "solar",
+    ]
+
+
+@every_shipped
+def test_a_shipped_scenario_says_what_was_not_measured(name: str) -> None:
+    """Numbers that are nobody's measurements are marked; the first line of the file is for people."""
+    text = shipped()[name]
+    assert text.startswith("# ")
+    assert name in {"demo", "smoke-256"} or "ASSUMED HERE" in text or "NOT CHECKED" in text
+    assert f"\nname: {name}\n" in text
+
+
+@every_shipped
+def test_a_shipped_scenario_on_the_bundled_digits_has_its_data(name: str) -> None:
+    """Without a download there is enough for all of its nodes; the others ask for their data by name."""
+    scenario = load_scenario(name)
+    if scenario.data.source == "digits":
+        assert len(load_data(scenario).parts) == scenario.nodes
+    elif scenario.data.source == "npz":
+        with pytest.raises(ConfigError, match=r"needs the data: --set data\.path=FILE"):
+            load_data(scenario)
+    else:
+        assert "dataset-fashion-mnist" in shipped()[name]
 
 
 @every_shipped
