@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -88,7 +89,7 @@ def _over_energy(axes: Axes, groups: Sequence[Group], curves: Mapping[str, Curve
 def _distance(axes: Axes, groups: Sequence[Group], _: Mapping[str, Curves]) -> None:
     """Draw the first seed's distances: a mean over seeds of what spans decades would be the largest one's."""
     for i, group in enumerate(groups):
-        rows = [row for row in group.first.consensus if row.distance_rms > 0]
+        rows = [row for row in group.first.consensus if 0 < row.distance_rms < math.inf]
         if rows:
             rounds = np.asarray([row.round for row in rows], dtype=float)
             _line(axes, i, group, rounds, np.asarray([row.distance_rms for row in rows]))

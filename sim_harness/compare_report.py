@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
 from agent.errors import ConfigError
 from sim_harness import html_page
 from sim_harness.comparison import Group, as_row, table_rows
-from sim_harness.outcome import Curves
+from sim_harness.outcome import Curves, finite
 
 EXPLAINED: Final = (
     """Accuracies are top-1 of the last models on the whole common test set. The average model is the plain average of
@@ -31,10 +32,7 @@ def as_json(groups: Sequence[Group], curves: Mapping[str, Curves]) -> list[dict[
             "seeds": group.seeds,
             "runs": [{"folder": str(run.folder), "seed": run.summary["seed"], **run.numbers} for run in group.outcomes],
             "curve": _curve(curves[group.label]),
-            "consensus": [
-                {"round": row.round, "accuracy": row.accuracy, "loss": row.loss, "distance_rms": row.distance_rms}
-                for row in group.first.consensus
-            ],
+            "consensus": [_finite(asdict(row)) for row in group.first.consensus],
         }
         for group in groups
     ]
@@ -81,8 +79,12 @@ def explained(groups: Sequence[Group]) -> list[str]:
 
 
 def scenario_texts(groups: Sequence[Group]) -> list[str]:
-    """Return the scenario of each group for the page; seeds differ only."""
-    return [html_page.folded(f"{group.label} ({group.first.folder})", group.first.text) for group in groups]
+    """Return the scenario of each group for the page; of several seeds that of the lowest."""
+    names = [", ".join(run.folder.name for run in group.outcomes) for group in groups]
+    return [
+        html_page.folded(f"{group.label} ({folders})", group.first.text)
+        for group, folders in zip(groups, names, strict=True)
+    ]
 
 
 def write_page(path: Path, heading: str, parts: Sequence[str]) -> Path:
@@ -100,7 +102,12 @@ def made(out: Path) -> Path:
     return out
 
 
-def _curve(curves: Curves) -> list[dict[str, float]]:
+def _curve(curves: Curves) -> list[dict[str, float | None]]:
     columns = (curves.rounds.tolist(), curves.mean.tolist(), curves.std.tolist(), curves.spent_j.tolist())
     names = ("round", "accuracy_mean", "accuracy_std", "spent_j")
-    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+    return [_finite(dict(zip(names, row, strict=True))) for row in zip(*columns, strict=True)]
+
+
+def _finite(row: Mapping[str, float]) -> dict[str, float | None]:
+    """Return the same with None for what JSON has no number for."""
+    return {name: finite(value) for name, value in row.items()}

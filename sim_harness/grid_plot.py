@@ -52,7 +52,7 @@ def _panel(axes: Axes, results: Mapping[tuple[int, int], Group], name: str, look
     axes.spines[:].set_visible(False)
     for (t, s), group in results.items():
         column, row = train.index(t), sync.index(s)
-        dark = _luminance(image.to_rgba(values[row, column])) < _DARK_BELOW
+        dark = group.mean(name) is not None and _luminance(image.to_rgba(values[row, column])) < _DARK_BELOW
         text = _text(group, name, looks.show, float(np.nanmax(values, initial=0.0)))
         axes.text(column, row, text, ha="center", va="center", fontsize=12, color="white" if dark else "black")
 

@@ -19,7 +19,7 @@ table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabul
 th, td { padding: .3rem .7rem; border-bottom: 1px solid #ddd; text-align: right; vertical-align: top;
          min-width: 5.5rem; font-weight: 400; }
 thead th { font-weight: 600; vertical-align: bottom; }
-th:first-child { text-align: left; min-width: 9rem; }
+th:first-child { text-align: left; min-width: 9rem; position: sticky; left: 0; background: #fff; }
 pre { background: #f5f5f5; padding: .7rem; overflow-x: auto; font-size: .8rem; }
 summary { cursor: pointer; }
 """.strip()
@@ -68,8 +68,6 @@ def folded(label: str, text: str) -> str:
 
 def _line(cells: Sequence[str], kind: str) -> str:
     first, *rest = (escape(cell) for cell in cells)
-    return (
-        f'<tr><th scope="{"col" if kind == "th" else "row"}">{first}</th>'
-        + "".join(f"<{kind}>{cell}</{kind}>" for cell in rest)
-        + "</tr>"
-    )
+    opening = '<th scope="col">' if kind == "th" else "<td>"
+    named = f'<th scope="{"col" if kind == "th" else "row"}">{first}</th>'
+    return f"<tr>{named}{''.join(f'{opening}{cell}</{kind}>' for cell in rest)}</tr>"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -55,7 +56,7 @@ def load_outcome(folder: Path) -> Outcome:
     path = folder / "consensus.csv"
     consensus = tuple(read_rows(path, _consensus_row)) if path.exists() else ()
     try:
-        numbers = {measure.name: measure.of(summary, consensus) for measure in MEASURES}
+        numbers = {measure.name: finite(measure.of(summary, consensus)) for measure in MEASURES}
     except (KeyError, TypeError, ValueError) as error:
         where = folder / "summary.json"
         raise DataError(f"{where} lacks a number, or has another there: {error!r}; run the scenario again") from error
@@ -89,6 +90,11 @@ def mean_curves(curves: Sequence[Curves]) -> Curves:
     return Curves(
         rounds, mean(run.mean for run in curves), mean(run.std for run in curves), mean(run.spent_j for run in curves)
     )
+
+
+def finite(value: float | None) -> float | None:
+    """Return `value`, or None where it is no number: that of a model which has diverged."""
+    return value if value is not None and math.isfinite(value) else None
 
 
 def settings_of(text: str, name: str) -> dict[str, Any]:

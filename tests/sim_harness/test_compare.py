@@ -236,6 +236,21 @@ def test_one_run_and_one_that_nobody_tested(tmp_path: Path) -> None:
     assert "one run" in (tmp_path / "a" / "compare.html").read_text(encoding="utf-8")
 
 
+def test_what_has_diverged_is_no_number(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Infinite distances and a loss that is none are drawn as nothing, and are null in JSON."""
+    write_run(tmp_path, scenario_of(), consensus=True)
+    path = tmp_path / "consensus.csv"
+    head, *_, last = path.read_text().splitlines()
+    path.write_text("\n".join([head, "2,0.9,nan,1.5", "5,0.9,inf,inf", last.replace("0.5", "nan"), ""]))
+    assert main(["compare", str(tmp_path), "--json", "--out", str(tmp_path / "out")]) == 0
+    (group,) = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert [(row["loss"], row["distance_rms"] is None) for row in group["consensus"]] == [
+        (None, False),
+        (None, True),
+        (None, False),
+    ]
+
+
 @pytest.mark.parametrize("name", ["summary.json", "rounds.csv", "evaluation.csv", "scenario.yaml"])
 def test_a_folder_without_a_finished_run_is_refused(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

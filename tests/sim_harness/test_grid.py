@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 import csv
+import json
+import sys
 from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,6 +17,7 @@ from PIL import Image
 from rich.console import Console
 
 from agent.errors import ConfigError
+from sim_harness.__main__ import main
 from sim_harness.grid import Cell, cells, run_cells, time_left
 from sim_harness.grid_command import whole_numbers
 from sim_harness.grid_report import load_results, write_grid
@@ -99,6 +103,30 @@ def test_the_files_of_a_sweep(tmp_path: Path) -> None:
     assert "Γtrain 2, Γsync 3" in page
     with Image.open(tmp_path / "grid.png") as image:
         assert image.width == 1200
+
+
+def test_a_sweep_in_which_nothing_was_evaluated(tmp_path: Path) -> None:
+    """Its energies are shown all the same."""
+    runs = sweep(tmp_path)
+    run_cells(runs, MadeUpEmulation(), quiet())
+    for cell in runs:
+        path = cell.folder / "summary.json"
+        values = json.loads(path.read_text())
+        path.write_text(json.dumps({**values, "accuracy": dict.fromkeys(values["accuracy"])}))
+    assert "training energy, Wh" in write_grid(load_results(runs), tmp_path).read_text(encoding="utf-8")
+
+
+def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """From its arguments to its files."""
+    monkeypatch.setitem(sys.modules, "sim_harness.emulation", SimpleNamespace(run_emulated=MadeUpEmulation()))
+    small = ["--nodes", "4", "--rounds", "6", "--set", "policy.name=skiptrain", "--set", "topology.degree=2"]
+    words = ["grid", "demo", *small, "--train", "2", "--sync", "1-2", "--seeds", "4,5", "--out", str(tmp_path / "new")]
+    assert main(words) == 0
+    assert {path.name for path in (tmp_path / "new").iterdir()} == {
+        *(f"t2-s{sync}-seed{seed}" for sync in (1, 2) for seed in (4, 5)),
+        *("grid.csv", "grid.png", "grid.html"),
+    }
+    assert "run 4 of 4, t2-s2-seed5" in capsys.readouterr().out
 
 
 def test_models_are_tested_at_the_end_of_each_period_unless_told_otherwise(tmp_path: Path) -> None:
