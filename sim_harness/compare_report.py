@@ -8,9 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
-from agent.errors import ConfigError
 from sim_harness import html_page
 from sim_harness.comparison import Group, as_row, table_rows
+from sim_harness.folders import made
 from sim_harness.outcome import Curves, finite
 
 EXPLAINED: Final = (
@@ -91,15 +91,6 @@ def write_page(path: Path, heading: str, parts: Sequence[str]) -> Path:
     """Write a page and return its path."""
     path.write_text(html_page.page(heading, parts), encoding="utf-8")
     return path
-
-
-def made(out: Path) -> Path:
-    """Make a folder for files that may stand beside others; ConfigError where that cannot be."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"--out {out}: cannot be made: {error.strerror}; give a folder that can") from None
-    return out
 
 
 def _curve(curves: Curves) -> list[dict[str, float | None]]:

@@ -18,7 +18,7 @@ _NO_DIFFERENCE: Final = ("seed", "about", "version", "timing", "discovery", "eng
 _RESTS_ON: Final = {
     "accuracy": ("data.source", "data.path", "data.layout", "model"),
     "accuracy over rounds": ("evaluation.samples",),
-    "energy": ("nodes", "rounds", "energy.source", "energy.devices", "energy.workload", "energy.files"),
+    "energy": ("nodes", "rounds", *(f"energy.{key}" for key in ("source", "devices", "workload", "files", "boards"))),
 }
 """What a comparison of each needs to be the same in both runs."""
 _NAMED: Final = 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from rich.console import Console
 
 from agent.core.participation import POLICIES
 from agent.errors import ConfigError
+from sim_harness import checkpoint
 from sim_harness.comparison import differences, within
 from sim_harness.measures import J_PER_WH, percent, watt_hours
 from sim_harness.outcome import settings_of
@@ -27,7 +29,7 @@ _MAY_DIFFER: Final = ("about", "engine", "timing", "discovery")
 class Runner(Protocol):
     """Runs a scenario to its end, in a folder that holds a begun run if `resume`; returns its summary."""
 
-    def __call__(self, scenario: Scenario, out: Path, console: Console, resume: bool = False) -> dict[str, Any]:
+    def __call__(self, scenario: Scenario, out: Path, console: Console, *, resume: bool = False) -> dict[str, Any]:
         """Do that."""
         ...
 
@@ -81,10 +83,20 @@ def run_cells(sweep: Sequence[Cell], run: Runner, console: Console) -> None:
     for number, cell in enumerate(begun, start=len(sweep) - len(begun) + 1):
         words = time_left(time.monotonic() - started, done, left)
         console.print(f"run {number} of {len(sweep)}, {cell.folder.name}{words}", markup=False, highlight=False)
-        resume = cell.folder.is_dir() and any(cell.folder.iterdir())
-        values = run(cell.scenario, cell.folder, console, resume=resume)
+        values = _run(cell, run, console)
         done, left = done + cell.work, left - cell.work
         console.print(f"  {_result(values)}", markup=False, highlight=False)
+
+
+def _run(cell: Cell, run: Runner, console: Console) -> dict[str, Any]:
+    """Run or resume one; what ended before its first checkpoint is begun anew."""
+    resume = checkpoint.exists(cell.folder / "checkpoint")
+    if not resume and (cell.folder / "scenario.yaml").exists():
+        shutil.rmtree(cell.folder)
+    try:
+        return run(cell.scenario, cell.folder, console, resume=resume)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"stopped in {cell.folder}; go on with the same command") from None
 
 
 def time_left(elapsed_s: float, done: int, left: int) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
@@ -46,11 +45,12 @@ _LONGEST_RANGE: Final = 1000
 
 def _grid(args: argparse.Namespace) -> None:
     console = console_with("matplotlib")
-    from sim_harness.compare_report import made
+    from sim_harness.emulation import run_emulated
+    from sim_harness.folders import made
     from sim_harness.grid import cells, run_cells
     from sim_harness.grid_report import load_results, write_grid
 
     sweep = cells(resolve(args), args.train, args.sync, args.seeds, made(args.out))
-    run_cells(sweep, import_module("sim_harness.emulation").run_emulated, console)
+    run_cells(sweep, run_emulated, console)
     page = write_grid(load_results(sweep), args.out)
     console.print(f"files in {args.out}: {page.name}, grid.png, grid.csv; a folder for each run", markup=False)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sim_harness import html_page
-from sim_harness.compare_report import explained, made, write_page, write_rows
+from sim_harness.compare_report import explained, write_page, write_rows
 from sim_harness.comparison import Group, as_row
 from sim_harness.grid import Cell
 from sim_harness.measures import MEASURES
@@ -32,7 +32,6 @@ def write_grid(results: Results, out: Path) -> Path:
     """Write the files of a sweep to `out`, beside its runs, and return the path of its page."""
     from sim_harness.grid_plot import draw_grid
 
-    made(out)
     write_rows(
         out / "grid.csv",
         [{"train_rounds": t, "sync_rounds": s, **as_row(group)} for (t, s), group in results.items()],

@@ -5,10 +5,8 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import sys
 from io import StringIO
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,11 +16,12 @@ from rich.console import Console
 
 from agent.errors import ConfigError
 from sim_harness.__main__ import main
+from sim_harness.emulation import run_emulated
 from sim_harness.grid import Cell, cells, run_cells, time_left
 from sim_harness.grid_command import whole_numbers
 from sim_harness.grid_report import load_results, write_grid
 from sim_harness.planning import plan
-from sim_harness.scenario import Scenario, load_scenario
+from sim_harness.scenario import Scenario, dump_scenario, load_scenario
 from tests.sim_harness.made_up_runs import scenario_of, write_run
 
 PUBLISHED_WH = (
@@ -35,18 +34,20 @@ PUBLISHED_WH = (
 
 
 class MadeUpEmulation:
-    """Stands in for the emulator: writes a run's files; is interrupted before the run numbered `stop`."""
+    """Stands in for the emulator: writes a run's files; is interrupted in the run numbered `stop`."""
 
-    def __init__(self, stop: int | None = None) -> None:
-        self.stop = stop
+    def __init__(self, stop: int | None = None, *, saves: bool = True) -> None:
+        self.stop, self.saves = stop, saves
         self.ran: list[str] = []
         self.resumed: list[str] = []
 
-    def __call__(self, scenario: Scenario, out: Path, _console: Console, resume: bool = False) -> dict[str, Any]:
+    def __call__(self, scenario: Scenario, out: Path, _console: Console, *, resume: bool = False) -> dict[str, Any]:
         """Write the run to `out`."""
         if len(self.ran) == self.stop:
-            out.mkdir()
-            (out / "checkpoint").touch()
+            (out / "checkpoint").mkdir(parents=True)
+            (out / "scenario.yaml").write_text(dump_scenario(scenario), encoding="utf-8")
+            if self.saves:
+                (out / "checkpoint" / "current").touch()
             raise KeyboardInterrupt
         self.ran.append(out.name)
         if resume:
@@ -73,19 +74,17 @@ def test_the_published_energy_grid_is_the_plans() -> None:
     assert np.round(table, 1).tolist() == [list(row) for row in PUBLISHED_WH]
 
 
-def test_the_energies_of_a_sweep_are_those_of_the_plan(tmp_path: Path) -> None:
-    """grid.csv has for each cell what `plan` says of the same scenario."""
-    runs = sweep(tmp_path)
-    run_cells(runs, MadeUpEmulation(), quiet())
+@pytest.mark.parametrize("policy", ["skiptrain", "skiptrain-constrained"])
+def test_the_energies_of_a_sweep_are_those_of_the_plan(policy: str, tmp_path: Path) -> None:
+    """The emulator spends in each cell what `plan` says of the same scenario, and grid.csv tells it."""
+    small = ("learning.local_steps=1", "learning.batch_size=2", f"policy.name={policy}", "energy.budget_scale=0.02")
+    runs = sweep(tmp_path, *small)
+    run_cells(runs, run_emulated, quiet())
     write_grid(load_results(runs), tmp_path)
     with (tmp_path / "grid.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    assert [(row["train_rounds"], row["sync_rounds"]) for row in rows] == [
-        ("1", "1"),
-        ("1", "3"),
-        ("2", "1"),
-        ("2", "3"),
-    ]
+    pairs = [("1", "1"), ("1", "3"), ("2", "1"), ("2", "3")]
+    assert [(row["train_rounds"], row["sync_rounds"]) for row in rows] == pairs
     for row, cell in zip(rows, runs, strict=True):
         assert float(row["train_wh"]) == pytest.approx(plan(cell.scenario)["energy_wh"]["total"])
 
@@ -118,7 +117,7 @@ def test_a_sweep_in_which_nothing_was_evaluated(tmp_path: Path) -> None:
 
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """From its arguments to its files."""
-    monkeypatch.setitem(sys.modules, "sim_harness.emulation", SimpleNamespace(run_emulated=MadeUpEmulation()))
+    monkeypatch.setattr("sim_harness.emulation.run_emulated", MadeUpEmulation())
     small = ["--nodes", "4", "--rounds", "6", "--set", "policy.name=skiptrain", "--set", "topology.degree=2"]
     words = ["grid", "demo", *small, "--train", "2", "--sync", "1-2", "--seeds", "4,5", "--out", str(tmp_path / "new")]
     assert main(words) == 0
@@ -138,12 +137,22 @@ def test_models_are_tested_at_the_end_of_each_period_unless_told_otherwise(tmp_p
 def test_an_interrupted_sweep_goes_on_where_it_stopped(tmp_path: Path) -> None:
     """What is finished is left alone; what was begun is resumed; the rest is run."""
     first, second, third = MadeUpEmulation(stop=2), MadeUpEmulation(), MadeUpEmulation()
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match=r"t2-s1; go on with the same command"):
         run_cells(sweep(tmp_path), first, quiet())
     run_cells(sweep(tmp_path), second, quiet())
     run_cells(sweep(tmp_path), third, quiet())
     assert (first.ran, second.ran, third.ran) == (["t1-s1", "t1-s3"], ["t2-s1", "t2-s3"], [])
     assert second.resumed == ["t2-s1"]
+
+
+def test_what_left_no_checkpoint_is_begun_anew(tmp_path: Path) -> None:
+    """Its folder is emptied, as the emulator asks for; it holds nothing but that run."""
+    with pytest.raises(KeyboardInterrupt):
+        run_cells(sweep(tmp_path), MadeUpEmulation(stop=0, saves=False), quiet())
+    again = MadeUpEmulation()
+    run_cells(sweep(tmp_path), again, quiet())
+    assert (again.ran[0], again.resumed) == ("t1-s1", [])
+    assert not (tmp_path / "t1-s1" / "checkpoint").exists()
 
 
 def test_a_run_of_other_settings_is_not_taken_for_one_of_the_sweep(tmp_path: Path) -> None:
