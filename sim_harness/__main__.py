@@ -1,4 +1,4 @@
-"""The command line of the harness: `skiptrain-sim live | emulate | plan | demo | report | scenarios | bench`."""
+"""The command line of the harness: live, emulate, plan, demo, report, compare, grid, scenarios, bench."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +17,9 @@ import msgspec
 
 from agent import __version__
 from agent.errors import AgentError, ConfigError
+from sim_harness.arguments import add_scenario, console_with, resolve
+from sim_harness.compare_command import add_compare
+from sim_harness.grid_command import add_grid
 from sim_harness.planning import plan
 from sim_harness.scenario import Scenario, load_scenario, shipped
 
@@ -58,19 +60,19 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"skiptrain-sim {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     live = commands.add_parser("live", help="run real agents on this machine")
-    _scenario_arguments(live)
+    add_scenario(live)
     live.add_argument("--broker", default="embedded", help="embedded, mosquitto or HOST:PORT (embedded)")
     live.add_argument("--out", required=True, type=Path, metavar="DIR", help="a new folder for all files of the run")
     live.set_defaults(command=_live)
     emulated = commands.add_parser("emulate", help="run a fleet on a virtual clock, by the device's own core")
-    _scenario_arguments(emulated)
+    add_scenario(emulated)
     emulated.add_argument(
         "--out", required=True, type=Path, metavar="DIR", help="a new folder for all files of the run"
     )
     emulated.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
     emulated.set_defaults(command=_emulate)
     planned = commands.add_parser("plan", help="what a schedule costs, told without learning anything")
-    _scenario_arguments(planned)
+    add_scenario(planned)
     planned.add_argument("--json", action="store_true", help="for programs")
     planned.set_defaults(command=_plan)
     demo = commands.add_parser("demo", help="the demo scenario, its report, and D-PSGD's cost beside it")
@@ -78,9 +80,13 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--out", type=Path, default=Path(DEMO_OUT), metavar="DIR")
     demo.add_argument("--set", action="append", default=[], dest="overrides", metavar="SECTION.KEY=VALUE")
     demo.set_defaults(command=_demo)
-    report = commands.add_parser("report", help="table and plot of a run that is over")
+    report = commands.add_parser(
+        "report", help="table and plot of a run that is over; `compare DIR` makes its HTML page"
+    )
     report.add_argument("dir", type=Path)
     report.set_defaults(command=_report)
+    add_compare(commands)
+    add_grid(commands)
     listed = commands.add_parser("scenarios", help="the scenarios that come with the harness")
     listed.set_defaults(command=_scenarios)
     bench = commands.add_parser("bench", help="local steps per second against a plain PyTorch loop, in one run")
@@ -101,38 +107,12 @@ def _positive(text: str) -> int:
     return number
 
 
-def _scenario_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("scenario", help="a shipped scenario's name, or a .yaml file")
-    parser.add_argument("--nodes", type=int, metavar="N")
-    parser.add_argument("--rounds", type=int, metavar="T")
-    parser.add_argument("--seed", type=int)
-    parser.add_argument(
-        "--set", action="append", default=[], dest="overrides", metavar="SECTION.KEY=VALUE", help="win over the file"
-    )
-
-
-def _resolve(args: argparse.Namespace) -> Scenario:
-    given = {name: getattr(args, name) for name in ("nodes", "rounds", "seed")}
-    flags = [f"{name}={value}" for name, value in given.items() if value is not None]
-    return load_scenario(args.scenario, [*args.overrides, *flags])
-
-
-def _console(*packages: str) -> Console:
-    """Return a console; ConfigError where it, or one of `packages` of the extra `sim`, is not installed."""
-    missing = [package for package in ("rich", *packages) if find_spec(package) is None]
-    if missing:
-        raise ConfigError(f"this needs {', '.join(missing)}: pip install 'skiptrain-agent[sim]'")
-    from rich.console import Console
-
-    return Console()
-
-
 def _live(args: argparse.Namespace) -> int:
-    return _run(_resolve(args), args.broker, args.out)
+    return _run(resolve(args), args.broker, args.out)
 
 
 def _emulate(args: argparse.Namespace) -> int:
-    scenario, console = _resolve(args), _console("matplotlib")
+    scenario, console = resolve(args), console_with("matplotlib")
     from sim_harness.emulation import run_emulated
 
     console.print(f"{scenario.nodes} nodes, {scenario.rounds} rounds, {scenario.policy.name}; files in {args.out}")
@@ -140,7 +120,7 @@ def _emulate(args: argparse.Namespace) -> int:
 
 
 def _run(scenario: Scenario, broker: str, out: Path) -> int:
-    console = _console("matplotlib", *(["amqtt"] if broker == "embedded" else []))
+    console = console_with("matplotlib", *(["amqtt"] if broker == "embedded" else []))
     from sim_harness.live import run_live
 
     console.print(f"{scenario.nodes} agents, {scenario.rounds} rounds, {scenario.policy.name}; files in {out}")
@@ -171,7 +151,7 @@ def _make_room(out: Path) -> None:
 
 
 def _report(args: argparse.Namespace) -> None:
-    console = _console("matplotlib")
+    console = console_with("matplotlib")
     from sim_harness.report import show_report
 
     show_report(args.dir, console)
@@ -186,11 +166,11 @@ def _scenarios(_args: argparse.Namespace) -> None:
 
 
 def _plan(args: argparse.Namespace) -> None:
-    values = plan(_resolve(args))
+    values = plan(resolve(args))
     if args.json:
         print(json.dumps(values, indent=2))
     else:
-        _print_plan(values, _console())
+        _print_plan(values, console_with())
 
 
 def _print_plan(values: dict[str, Any], console: Console) -> None:
@@ -217,7 +197,7 @@ def _bench(args: argparse.Namespace) -> None:
     if foreign:
         raise ConfigError(f"bench: --set {foreign[0]}: only settings of the section `engine` matter here")
     engine = load_scenario("demo", args.overrides).engine
-    console = None if args.json else _console()
+    console = None if args.json else console_with()
     from sim_harness.bench import Settings, run_bench, tables
 
     settings = Settings(engine, args.nodes, args.steps, args.turns)

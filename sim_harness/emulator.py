@@ -132,7 +132,7 @@ class Emulator:
     def run(self, between: Callable[[], bool] = lambda: True) -> bool:
         """Handle events until all nodes have finished that ever will; return False where `between` two events said no.
 
-        A device that comes back when the fleet's run is over waits for ever: where no round has ended for long none will.
+        A device that comes back when the run is over waits for ever: where no round has ended for long, none will.
         """
         state = self.state
         while state.unfinished and state.queue and state.queue[0][0] - state.ended_s <= self._patience_s:

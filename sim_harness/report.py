@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -86,14 +86,23 @@ def show_report(folder: Path, console: Console) -> Path:
 
 def load_run(folder: Path) -> Run:
     """Read the files of a run; raises `DataError` that names the file, and the line if it is one."""
+    summary, rounds = load_summary(folder), list(read_rows(folder / "rounds.csv", _round_row))
+    return _check(Run(folder, summary, rounds, list(read_rows(folder / "evaluation.csv", evaluation_row))))
+
+
+def load_summary(folder: Path) -> dict[str, Any]:
+    """Read summary.json; `DataError` if there is none, or none that has all a report needs."""
+    path = folder / "summary.json"
     try:
-        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        summary = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise _no_run(folder, error) from error
+        raise no_run(folder, error) from error
     except ValueError as error:
-        raise DataError(f"{folder / 'summary.json'} is not JSON: {error}; run the scenario again") from error
-    rounds = _read(folder / "rounds.csv", _round_row)
-    return _check(Run(folder, summary, rounds, _read(folder / "evaluation.csv", _evaluation_row)))
+        raise DataError(f"{path} is not JSON: {error}; run the scenario again") from error
+    missing = [key for key in _KEYS if not isinstance(summary, dict) or key not in summary]
+    if missing:
+        raise DataError(f"{path} lacks {', '.join(missing)}; run the scenario again")
+    return dict(summary)
 
 
 def node_table(run: Run) -> Table:
@@ -204,29 +213,27 @@ def _round_row(cells: Mapping[str, str]) -> RoundRow:
     )
 
 
-def _evaluation_row(cells: Mapping[str, str]) -> EvaluationRow:
+def evaluation_row(cells: Mapping[str, str]) -> EvaluationRow:
+    """Return one row of evaluation.csv."""
     accuracy, own = (float(cells[key]) if cells[key] else None for key in ("accuracy", "own_accuracy"))
     return EvaluationRow(int(cells["round"]), cells["node"], accuracy, own)
 
 
-def _read(path: Path, parse: Callable[[Mapping[str, str]], _T]) -> list[_T]:
-    rows, line = [], 1
+def read_rows(path: Path, parse: Callable[[Mapping[str, str]], _T]) -> Iterator[_T]:
+    """Yield the rows of a table, one after the other; `DataError` names the line that is wrong."""
+    line = 1
     try:
         with path.open(newline="", encoding="utf-8") as file:
             for line, cells in enumerate(csv.DictReader(file), start=2):  # noqa: B007  # the error names it
-                rows.append(parse(cells))
+                yield parse(cells)
     except OSError as error:
-        raise _no_run(path.parent, error) from error
+        raise no_run(path.parent, error) from error
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path}:{line}: {error!r}; the file was cut or changed, run the scenario again") from error
-    return rows
 
 
 def _check(run: Run) -> Run:
     """Return `run` if its files belong together."""
-    missing = [key for key in _KEYS if key not in run.summary]
-    if missing:
-        raise DataError(f"{run.folder / 'summary.json'} lacks {', '.join(missing)}; run the scenario again")
     nodes, rounds = {entry["node"] for entry in run.summary["per_node"]}, range(run.summary["rounds"])
     stray = next((row for row in run.rounds if row.node not in nodes or row.round not in rounds), None)
     if stray is not None:
@@ -235,5 +242,6 @@ def _check(run: Run) -> Run:
     return run
 
 
-def _no_run(folder: Path, error: OSError) -> DataError:
+def no_run(folder: Path, error: OSError) -> DataError:
+    """Return the error for a folder that lacks a file of a finished run."""
     return DataError(f"{folder} holds no finished run: {error}; give the folder of --out")

@@ -8,29 +8,23 @@ from typing import Final
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import ListedColormap
-from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from agent.core.types import RoundKind
+from sim_harness.plot_style import BLUE, GREY, ORANGE, VERMILION, dress, new_figure
 from sim_harness.report import EvaluationRow, Run, against_d_psgd, joules, title
 
-_DPI: Final = 100
-_WIDTH_INCHES: Final = 12.0
 _LABELLED_NODES: Final = 40
 _KILOJOULES_FROM_J: Final = 1e4
 
-# The Okabe-Ito palette, which the colour-blind can tell apart too.
-_BLUE, _ORANGE, _VERMILION, _GREY = "#0072B2", "#E69F00", "#D55E00", "#666666"
 _SHADE: Final = "#ECECEC"
 _CELLS: Final = {
     "no record": "#FFFFFF",
     "synchronisation round": "#DADADA",
     "training round, skipped": "#F3D9A4",
-    "trained": _BLUE,
+    "trained": BLUE,
 }
 
 
@@ -38,9 +32,7 @@ def draw(run: Run, path: Path) -> Path:
     """Draw `run` as a PNG, 1200 pixels wide, and return its path; no state of matplotlib's is touched."""
     nodes = len(run.summary["per_node"])
     heat_inches = min(max(1.6, 0.26 * nodes), 5.5)
-    layout = ConstrainedLayoutEngine(w_pad=0.15, h_pad=0.12)
-    figure = Figure(figsize=(_WIDTH_INCHES, 7.4 + heat_inches), dpi=_DPI, layout=layout)
-    FigureCanvasAgg(figure)
+    figure = new_figure(7.4 + heat_inches)
     figure.suptitle(title(run), fontsize=15, fontweight="bold")
     accuracy, energy, heat = figure.subplots(3, 1, sharex=True, height_ratios=[3.3, 3.3, heat_inches])
     _accuracy(accuracy, run)
@@ -61,18 +53,18 @@ def _accuracy(axes: Axes, run: Run) -> None:
     own = _by_round(run.evaluations, "own_accuracy")
     if own:
         means = [np.mean(values) for values in own.values()]
-        axes.plot(list(own), means, "--", color=_ORANGE, linewidth=1.6, label="mean on own data")
+        axes.plot(list(own), means, "--", color=ORANGE, linewidth=1.6, label="mean on own data")
     if tested:
         rounds = list(tested)
         lows, highs = ([pick(values) for values in tested.values()] for pick in (min, max))
-        axes.fill_between(rounds, lows, highs, color=_BLUE, alpha=0.2, linewidth=0, label="worst to best node")
+        axes.fill_between(rounds, lows, highs, color=BLUE, alpha=0.2, linewidth=0, label="worst to best node")
         means = [np.mean(values) for values in tested.values()]
-        axes.plot(rounds, means, "o-", color=_BLUE, linewidth=2, markersize=4, label="mean of all nodes")
+        axes.plot(rounds, means, "o-", color=BLUE, linewidth=2, markersize=4, label="mean of all nodes")
     else:
         axes.text(0.5, 0.5, "nothing was evaluated", ha="center", va="center", transform=axes.transAxes, fontsize=12)
     axes.set_ylim(0, 1.02)
     axes.yaxis.set_major_formatter(PercentFormatter(xmax=1))
-    _dress(axes, "Accuracy on the common test set", "top-1 accuracy (%)")
+    dress(axes, "Accuracy on the common test set", "top-1 accuracy (%)")
 
 
 def _energy(axes: Axes, run: Run) -> None:
@@ -85,13 +77,13 @@ def _energy(axes: Axes, run: Run) -> None:
     ends = np.arange(-0.5, rounds)
     limit_j = run.summary["budget"]["limit_j"]
     scale, unit = (1e-3, "kJ") if max(d_psgd_j, limit_j or 0.0) >= _KILOJOULES_FROM_J else (1.0, "J")
-    axes.plot(ends[[0, -1]], [0, d_psgd_j * scale], "--", color=_GREY, linewidth=1.8, label="D-PSGD")
+    axes.plot(ends[[0, -1]], [0, d_psgd_j * scale], "--", color=GREY, linewidth=1.8, label="D-PSGD")
     if limit_j is not None:
-        axes.axhline(limit_j * scale, color=_VERMILION, linewidth=1.8, label=f"budget, {joules(limit_j)}")
+        axes.axhline(limit_j * scale, color=VERMILION, linewidth=1.8, label=f"budget, {joules(limit_j)}")
     total = np.concatenate([[0.0], np.cumsum(spent_j)]) * scale
-    axes.plot(ends, total, color=_BLUE, linewidth=2.4, label=f"spent, {joules(float(spent_j.sum()))}")
+    axes.plot(ends, total, color=BLUE, linewidth=2.4, label=f"spent, {joules(float(spent_j.sum()))}")
     axes.set_ylim(bottom=0)
-    _dress(axes, f"Training energy; {against_d_psgd(run.summary)}", f"all nodes, cumulative ({unit})")
+    dress(axes, f"Training energy; {against_d_psgd(run.summary)}", f"all nodes, cumulative ({unit})")
 
 
 def _training(axes: Axes, run: Run) -> None:
@@ -110,29 +102,9 @@ def _training(axes: Axes, run: Run) -> None:
     if len(names) <= _LABELLED_NODES:
         axes.set_yticks(range(len(names)), names, fontsize=10)
     axes.tick_params(length=0)
-    shown = [Patch(facecolor=colour, edgecolor=_GREY, linewidth=0.5, label=name) for name, colour in _CELLS.items()]
-    _dress(axes, "Who trained when", "node", shown if (cells == 0).any() else shown[1:])
+    shown = [Patch(facecolor=colour, edgecolor=GREY, linewidth=0.5, label=name) for name, colour in _CELLS.items()]
+    dress(axes, "Who trained when", "node", shown if (cells == 0).any() else shown[1:])
     axes.grid(visible=False)
-
-
-def _dress(axes: Axes, heading: str, label: str, handles: Sequence[Patch] | None = None) -> None:
-    """Give all three panels the same looks: heading on the left, legend above on the right, light frame."""
-    axes.set_title(heading, loc="left", fontsize=12.5, fontweight="bold", pad=28)
-    axes.set_ylabel(label, fontsize=12)
-    axes.tick_params(labelsize=10.5)
-    axes.grid(visible=True, color="#D0D0D0", linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(
-        handles=axes.get_legend_handles_labels()[0] if handles is None else handles,
-        loc="lower left",
-        bbox_to_anchor=(0, 1.0),
-        ncols=5,
-        frameon=False,
-        fontsize=10.5,
-        borderaxespad=0.2,
-        borderpad=0,
-    )
 
 
 def _shade(axes: Axes, run: Run) -> None:

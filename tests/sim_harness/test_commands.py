@@ -47,6 +47,8 @@ def test_what_needs_no_extra_works_without_it(plain_install: Path, arguments: li
     [
         (["plan", "demo"], "rich"),
         (["report", "."], "rich, matplotlib"),
+        (["compare", "."], "rich, matplotlib"),
+        (["grid", "demo", "--out", "new"], "rich, matplotlib"),
         (["demo", "--out", "new"], "rich, matplotlib, amqtt"),
         (["live", "demo", "--out", "new", "--broker", "mosquitto"], "rich, matplotlib"),
     ],
