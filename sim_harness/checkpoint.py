@@ -31,6 +31,7 @@ _OTHERS: Final = {
     ("builtins", "frozenset"),
     ("builtins", "set"),
     ("msgspec._core", "rebuild"),
+    ("msgspec._utils", "rebuild"),
 }
 
 
