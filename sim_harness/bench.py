@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 
 from agent.core.types import ModelShape
-from agent.errors import ConfigError
+from agent.errors import ConfigError, TrainingError
 from agent.learning.data import Dataset
 from agent.learning.factory import build_module, describe
 from agent.learning.layers import require_torch
@@ -104,7 +104,9 @@ def _by_turns(
     """Return the seconds of the best turn of the engine and of the plain loop, and the GEMM peak."""
     threads, about = sorted({1, len(os.sched_getaffinity(0))}), engine.describe()
     few = max(1, len(works) // 8)
-    engine.train(works[:few])
+    wrong = [outcome.error for outcome in engine.train(works[:few]) if outcome.error]
+    if wrong:  # it would have done fewer steps than are counted
+        raise TrainingError(f"bench: a node of {in_words(about)} did not learn: {wrong[0]}")
     plain.run(threads[-1], few)
     ours, others, peaks = [], [], []
     for turn in range(1, settings.turns + 1):
@@ -229,10 +231,13 @@ def tables(results: Mapping[str, msgspec.Struct]) -> list[Table]:
     """Return the results for people, one table for each kind of case."""
     from rich.table import Table
 
+    caption = "gemm fraction: of the fastest product of square matrices in torch, same precision, all cores, same run"
+
     made: dict[type[msgspec.Struct], Table] = {}
     for name, result in results.items():
         if type(result) not in made:
-            made[type(result)] = Table("case", *(key.replace("_", " ") for key in result.__struct_fields__))
+            headings = (key.replace("_", " ") for key in result.__struct_fields__)
+            made[type(result)] = Table("case", *headings, caption=caption if isinstance(result, Speed) else None)
         values = (getattr(result, key) for key in result.__struct_fields__)
         made[type(result)].add_row(name, *(f"{v:,.4g}" if isinstance(v, float) else str(v) for v in values))
     return list(made.values())

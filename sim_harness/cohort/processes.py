@@ -8,6 +8,7 @@ import mmap
 import multiprocessing
 import os
 import signal
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -209,6 +210,7 @@ def _serve(engine: Engine, pipe: Connection, foreign: list[Connection], slabs: l
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal; the parent says when it is over
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
+    sys.stdout = sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)  # what a model prints is no result of ours
     os.sched_setaffinity(0, {core})
     _keep_memory()
     with contextlib.suppress(EOFError, OSError):

@@ -46,7 +46,7 @@ class SequentialEngine:
             outcome = self._trainer.train(task)
         except AgentError:
             raise
-        except Exception as error:  # noqa: BLE001  a user's model may raise anything; a device skips the round, too
+        except (Exception, SystemExit) as error:  # noqa: BLE001  a user's model may raise anything; a device skips the round, too
             return Outcome(None, 0, f"the trainer failed: {type(error).__name__}: {error}")
         if not outcome.error:
             work.out[:] = outcome.params
