@@ -118,16 +118,19 @@ def test_kernels_for_any_cpu_come_to_the_same(monkeypatch):
 def test_a_node_depends_on_nothing_but_its_own_work(order, workers):
     """Neither the other works, nor their order, nor the number of threads change a bit."""
     of = corpus()
-    alone = []
-    for node in range(3):
-        engine, todo = NativeEngine(of, LEARNING, FP32), works(of)
-        engine.train([todo[node]])
-        engine.close()
-        alone.append(todo[node].out)
-    engine, todo = NativeEngine(of, LEARNING, EngineSection(precision="fp32", workers=workers)), works(of)
-    engine.train([todo[node] for node in order])
+    for precision in precisions():
+        how = EngineSection(precision=precision, workers=workers)
+        alone = [round_of(of, [node], how)[node] for node in range(3)]
+        together = round_of(of, order, how)
+        assert all(np.array_equal(a, b) for a, b in zip(together, alone, strict=True))
+
+
+def round_of(of: Corpus, nodes: list[int], how: EngineSection) -> list[np.ndarray]:
+    """Train these nodes at once, in this order; return the parameters of all."""
+    engine, todo = NativeEngine(of, LEARNING, how), works(of)
+    engine.train([todo[node] for node in nodes])
     engine.close()
-    assert all(np.array_equal(work.out, params) for work, params in zip(todo, alone, strict=True))
+    return [work.out for work in todo]
 
 
 @pytest.mark.parametrize(
