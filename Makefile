@@ -7,7 +7,7 @@ PYTEST_ARGS ?=
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help setup demo test check bench clean
+.PHONY: help setup demo fleet test check bench clean
 
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,6 +22,13 @@ $(STAMP): pyproject.toml
 
 demo: setup ## learn with a small fleet on this machine, and draw what it did
 	$(BIN)/skiptrain-sim demo
+
+fleet: setup ## emulate 256 nodes: D-PSGD against SkipTrain-constrained, and a report
+	.ci/system-packages fleet
+	rm -rf build/fleet
+	$(BIN)/skiptrain-sim emulate fleet --set policy.name=d-psgd --out build/fleet/d-psgd
+	$(BIN)/skiptrain-sim emulate fleet --out build/fleet/skiptrain-constrained
+	$(BIN)/skiptrain-sim compare build/fleet/d-psgd build/fleet/skiptrain-constrained --out build/fleet/report
 
 test: setup ## run the tests (PYTEST_ARGS=tests/core)
 	.ci/system-packages test

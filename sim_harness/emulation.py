@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,7 @@ def run_emulated(scenario: Scenario, out: Path, console: Console, *, resume: boo
         )
         engine = open_engine(data.corpus(scenario), learning, scenario.engine)
         stack.callback(engine.close)
+        console.print(f"engine: {engine_line(engine.describe())}", highlight=False, markup=False)
         out = made(out)
         (out / "scenario.yaml").write_text(dump_scenario(scenario), encoding="utf-8")
         run = _Run(scenario, data.model, info.initial_params, out, engine, console)
@@ -202,6 +203,12 @@ class _Run:
         if len(known) != len(found):
             raise AgentError("the common test set is empty: no accuracy can be told; check data.path")
         return known[:-1], known[-1]
+
+
+def engine_line(description: Mapping[str, Any]) -> str:
+    """Return what an engine says of itself, in one line."""
+    kind, *rest = description.items()
+    return ", ".join([str(kind[1]), *(f"{key} {value}" for key, value in rest)])
 
 
 def _end(node: VirtualNode, initial: Params) -> NodeEnd:
