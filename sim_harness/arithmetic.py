@@ -19,6 +19,8 @@ from agent.core.types import NodeId, Params, params_digest
 
 _T = TypeVar("_T")
 
+_COLUMNS = 1 << 14
+"""So many parameters of 256 models are 16 MiB: they fit into the cache that cores share."""
 _SLICES = 4
 """Pieces of work a thread gets in a wave: some for each to even out what others on the machine take."""
 
@@ -119,10 +121,21 @@ class Deferred:
         mixtures, self._mixtures = self._mixtures, []
         for wave in waves(mixtures):
             self._exchange.share(wave)
-            self._spread(_compute, [mixture for mixture in wave if self._exchange.is_here(mixture.owner)])
+            self._compute([mixture for mixture in wave if self._exchange.is_here(mixture.owner)])
         waiting, self._digests = self._digests, []
         if waiting:
             self._tell(waiting)
+
+    def _compute(self, wave: Sequence[Mixture]) -> None:
+        """Compute some columns of all rows at a time: the models that they come from then stay in the cache."""
+        columns = len(wave[0].out) if wave else 0
+        share = -(-len(wave) // self._threads) if columns <= _COLUMNS else len(wave)
+        pieces = [
+            (wave[i : i + share], slice(begin, begin + _COLUMNS))
+            for begin in range(0, columns, _COLUMNS)
+            for i in range(0, len(wave), share)
+        ]
+        list(self._pool.map(_columns_of, pieces))
 
     def _tell(self, waiting: Sequence[tuple[int, Params, LateDigest]]) -> None:
         owners = [owner for owner, _, _ in waiting]
@@ -165,10 +178,12 @@ def waves(mixtures: Sequence[Mixture]) -> list[list[Mixture]]:
     return found
 
 
-def _compute(mixtures: Sequence[Mixture]) -> None:
-    scratch = np.empty_like(mixtures[0].out)
+def _columns_of(piece: tuple[Sequence[Mixture], slice]) -> None:
+    mixtures, columns = piece
+    scratch = np.empty_like(mixtures[0].out[columns])
     for mixture in mixtures:
-        weighted_sum(mixture.rows, mixture.weights, mixture.out, scratch)
+        rows = [row[columns] for row in mixture.rows]
+        weighted_sum(rows, mixture.weights, mixture.out[columns], scratch)
 
 
 @dataclass(frozen=True, slots=True)

@@ -202,6 +202,18 @@ def _counted(count: int, what: str) -> str:
     return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
+def _later(name: str) -> Case:
+    """Return a case of bench_fleet, which needs more of the harness than the others."""
+
+    def case(settings: Settings) -> msgspec.Struct:
+        from sim_harness import bench_fleet
+
+        found: msgspec.Struct = getattr(bench_fleet, name)(settings)
+        return found
+
+    return case
+
+
 BARE: Final = ("gn-lenet", "small-28", "digits-8")
 """The cases that run where none is named."""
 
@@ -209,6 +221,8 @@ CASES: Final[dict[str, Case]] = {
     "gn-lenet": Training(ModelShape("gn-lenet", (3, 32, 32), _CLASSES), 32, nodes=64, steps=2),
     "small-28": Training(ModelShape("small-cnn", (1, 28, 28), _CLASSES), 16, nodes=64, steps=10),
     "digits-8": Training(ModelShape("small-cnn", (1, 8, 8), _CLASSES), 16, nodes=64, steps=20),
+    "sync": _later("synchronisation"),
+    "scale": _later("scale"),
 }
 
 
