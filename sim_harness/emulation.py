@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,9 +16,9 @@ from rich.console import Console
 from agent.core.mixing import adopt
 from agent.core.round_state import MachineConfig
 from agent.core.types import ModelShape, NodeId, Params, RunDescriptor, Schedule
-from agent.core.wire import chunk_count
+from agent.core.wire import Format, chunk_count
 from agent.errors import AgentError, ConfigError
-from agent.learning.factory import describe
+from agent.learning.factory import ModelInfo, describe
 from agent.learning.trainer import Evaluation
 from sim_harness import checkpoint
 from sim_harness.arithmetic import Deferred
@@ -69,7 +70,7 @@ def run_emulated(scenario: Scenario, out: Path, console: Console, *, resume: boo
         console.print(f"engine: {engine_line(engine.describe())}", highlight=False, markup=False)
         out = made(out)
         (out / "scenario.yaml").write_text(dump_scenario(scenario), encoding="utf-8")
-        run = _Run(scenario, data.model, info.initial_params, out, engine, console)
+        run = _Run(scenario, data.model, info, out, engine, console)
         stack.callback(run.close)
         if resume:
             run.resume()
@@ -85,10 +86,12 @@ class _Run:
     """An emulation with all that it needs."""
 
     def __init__(  # noqa: PLR0917
-        self, scenario: Scenario, model: ModelShape, initial: Params, out: Path, engine: Engine, console: Console
+        self, scenario: Scenario, model: ModelShape, info: ModelInfo, out: Path, engine: Engine, console: Console
     ) -> None:
         self._scenario, self._out, self._engine, self._console = scenario, out, engine, console
-        self._initial = initial
+        self._initial = info.initial_params
+        whole = Format(descriptor(scenario, model).digest(), info.schema_hash, info.n_params)
+        self._form = whole if scenario.network.wire == "bytes" else None
         self._arithmetic = Deferred(scenario.engine.workers or len(os.sched_getaffinity(0)))
         self._trainings = Trainings(engine.train, self._arithmetic.flush)
         ids = scenario.node_ids()
@@ -100,7 +103,8 @@ class _Run:
         self._stopping = False
 
     def _emulator(self, state: State) -> Emulator:
-        return Emulator(state, self._initial, self._network, self._trainings, self._arithmetic, self._evidence)
+        how = (self._network, self._trainings, self._arithmetic, self._evidence, self._form)
+        return Emulator(state, self._initial, *how)
 
     def _test(self, tests: Sequence[Test]) -> list[Evaluation]:
         return self._engine.evaluate(tests, self._scenario.evaluation.samples)
@@ -192,6 +196,7 @@ class _Run:
         values["virtual_s"] = state.clock.now
         values["unfinished_nodes"] = [node.id for node in state.nodes if not node.finished]
         write_summary(self._out / "summary.json", values)
+        shutil.rmtree(self._out / "checkpoint", ignore_errors=True)
         return values
 
     def _final_accuracy(self, models: list[Params]) -> tuple[list[float], float]:

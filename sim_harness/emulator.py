@@ -10,7 +10,7 @@ A node's disk is its last snapshot and its last saved model: who is switched off
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Protocol
@@ -21,7 +21,7 @@ from agent.core.round_machine import RoundMachine
 from agent.core.round_state import MachineConfig, Phase
 from agent.core.topology import neighbours
 from agent.core.types import ModelUpdate, NodeId, Params, RoundRecord, Snapshot
-from agent.core.wire import HEADER_BYTES, chunk_count
+from agent.core.wire import HEADER_BYTES, Assembler, Format, Refused, chunk_count, encode
 from sim_harness.arithmetic import Deferred
 from sim_harness.network_model import NetworkModel, Sent
 from sim_harness.powered import Powered, VirtualClock
@@ -65,6 +65,8 @@ class VirtualNode:
     armed: float | None = None
     """When the earliest timer of this life goes off."""
     training: fx.StartTraining | None = None
+    assembler: Assembler | None = None
+    """What puts messages together; None where models are handed over whole."""
     finished: str = ""
     """Why its run has ended."""
 
@@ -107,11 +109,12 @@ class Emulator:
         trainings: Trainings,
         arithmetic: Deferred,
         observer: Observer,
+        form: Format | None = None,
     ) -> None:
-        """Take a fleet that is off, or one from a checkpoint."""
+        """Take a fleet that is off, or one from a checkpoint; with `form`, models travel as bytes."""
         self.state, self._clock = state, state.clock
         self._initial, self._network, self._trainings = initial, network, trainings
-        self._arithmetic, self._observer = arithmetic, observer
+        self._arithmetic, self._observer, self._form = arithmetic, observer, form
         self._by_id = {node.id: node for node in state.nodes}
         run = state.nodes[0].config.run
         graph = neighbours(run.topology, run.roster, run.seed)
@@ -161,6 +164,7 @@ class Emulator:
         node.machine = RoundMachine(node.config, params, node.powered.ledger(saved), saved, history, arithmetic)
         node.life += 1
         node.watching, node.ready, node.armed = frozenset(), "", None
+        node.assembler = Assembler(self._form) if self._form else None
         self._step(node, ev.Started())
         self._presence_changed(node)
         absence = next(self._absences[index], None)
@@ -293,24 +297,42 @@ class Emulator:
                 size = self._message_bytes
                 sent = network.send(sender.index, node.index, turn, update.round, self._chunks, size)
                 together.setdefault(sent, []).append(node.index)
+        messages = self._encoded(update)
         for sent, indices in together.items():
-            self._at(now + sent.delay_s, "_deliver", tuple(indices), update, sent.chunks)
+            arriving = tuple(messages[i] for i in sent.arriving) if messages else len(sent.arriving)
+            self._at(now + sent.delay_s, "_deliver", tuple(indices), None if messages else update, sender.id, arriving)
         self.state.traffic.messages_in += self._chunks
         self.state.traffic.bytes_in += self._message_bytes
 
-    def _deliver(self, indices: tuple[int, ...], update: ModelUpdate, chunks: int) -> None:
-        """Hand a model over, or, where messages of it are missing, what one said of its sender's round."""
+    def _encoded(self, update: ModelUpdate) -> list[bytes]:
+        """Return a model's messages; nothing where it travels whole."""
+        if self._form is None:
+            return []
+        self._arithmetic.flush()
+        return encode(update, self._form)
+
+    def _deliver(
+        self, indices: tuple[int, ...], update: ModelUpdate | None, sender: NodeId, arriving: int | tuple[bytes, ...]
+    ) -> None:
+        """Hand over a model, as a whole or as messages, some of which may be missing."""
         now, nodes, traffic = self._clock.now, self.state.nodes, self.state.traffic
-        sender = self._by_id[update.sender].index
-        received: ev.Event = ev.UpdateReceived(update)
-        if chunks < self._chunks:
-            received = ev.RoundAnnounced(update.sender, update.round)
+        place, count = self._by_id[sender].index, arriving if isinstance(arriving, int) else len(arriving)
         for index in indices:
             node = nodes[index]
-            if chunks and update.sender in node.watching and self._network.reaches(sender, index, now):
-                traffic.messages_out += chunks
-                traffic.bytes_out += self._message_bytes * chunks // self._chunks
-                self._step(node, received)
+            if count and sender in node.watching and self._network.reaches(place, index, now):
+                traffic.messages_out += count
+                traffic.bytes_out += self._message_bytes * count // self._chunks
+                for event in self._received(node, update, sender, arriving):
+                    self._step(node, event)
+
+    def _received(
+        self, node: VirtualNode, update: ModelUpdate | None, sender: NodeId, arriving: int | tuple[bytes, ...]
+    ) -> Iterator[ev.Event]:
+        """Yield what a machine must hear; of a model that is not whole, which round its sender is in."""
+        if update is not None:
+            yield ev.UpdateReceived(update) if arriving == self._chunks else ev.RoundAnnounced(sender, update.round)
+        elif node.assembler is not None and not isinstance(arriving, int):
+            yield from (_assembled(node.assembler, sender, message) for message in arriving)
 
     # --- presence
 
@@ -353,6 +375,15 @@ class Emulator:
         if not self._network.parted(now):
             return known
         return {name: word for name, word in known.items() if reaches(self._by_id[name].index, node.index, now)}
+
+
+def _assembled(assembler: Assembler, sender: NodeId, message: bytes) -> ev.Event:
+    """Return what one message is to a machine."""
+    try:
+        header, whole = assembler.add(sender, message)
+    except Refused as refusal:
+        return ev.UpdateRejected(refusal.reason)
+    return ev.UpdateReceived(whole) if whole else ev.RoundAnnounced(sender, header.round)
 
 
 _DO: dict[type[fx.Effect], Callable[..., None]] = {

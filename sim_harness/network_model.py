@@ -6,6 +6,7 @@ import heapq
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from agent.core.seeding import uniform
 from agent.core.types import NodeId
@@ -20,8 +21,8 @@ class Sent:
     """One model on its way to one neighbour."""
 
     delay_s: float
-    chunks: int
-    """How many of its messages will arrive."""
+    arriving: tuple[int, ...]
+    """Which of its messages will arrive, by their numbers."""
 
 
 class NetworkModel:
@@ -40,13 +41,19 @@ class NetworkModel:
         """Return what becomes of a model of so many chunks and bytes; `turn` neighbours are served up to this one."""
         network, names = self._network, (self._nodes[sender], self._nodes[receiver], round_)
         if self._plain:
-            return Sent(network.delay_s[0], chunks)
+            return Sent(network.delay_s[0], self._all(chunks))
         low, high = network.delay_s
         delay_s = low + (high - low) * uniform(self._seed, "delay", *names)
         if network.bandwidth_bytes_s:
             delay_s += turn * size_bytes / network.bandwidth_bytes_s
-        lost = sum(uniform(self._seed, "loss", *names, i) < network.loss for i in range(chunks)) if network.loss else 0
-        return Sent(delay_s, chunks - lost)
+        if not network.loss:
+            return Sent(delay_s, self._all(chunks))
+        return Sent(delay_s, tuple(i for i in range(chunks) if uniform(self._seed, "loss", *names, i) >= network.loss))
+
+    @staticmethod
+    @cache
+    def _all(chunks: int) -> tuple[int, ...]:
+        return tuple(range(chunks))
 
     def parted(self, now: float) -> bool:
         """Say whether any part of the network is cut off now."""

@@ -14,8 +14,9 @@ from typing import Annotated
 from msgspec import Meta
 
 from agent.config import CountOrNone, Seconds
-from agent.yaml_file import Section
+from agent.yaml_file import Section, choose
 
+WIRES = ("sizes", "bytes")
 Share = Annotated[float, Meta(ge=0, le=1)]
 Moment = Annotated[float, Meta(ge=0, le=86_400 * 365 * 100)]
 _MAX_DELAY_S = 86_400.0
@@ -76,6 +77,9 @@ class NetworkSection(Section, frozen=True, kw_only=True):
     """Share of the messages that never arrive."""
     bandwidth_bytes_s: CountOrNone = 0
     """What a node can send in a second, to its neighbours one after the other; 0: without limit."""
+    wire: str = "sizes"
+    """`sizes`: models are handed over as they are, and counted as if sent; `bytes`: they are cut into messages and put
+    together again, as on a device, which is slow and gives the same."""
     partitions: tuple[CutSection, ...] = ()
     churn: ChurnSection = ChurnSection()
     stragglers: StragglersSection = StragglersSection()
@@ -96,6 +100,8 @@ class NetworkSection(Section, frozen=True, kw_only=True):
 
 def network_problems(network: NetworkSection, nodes: Collection[str]) -> Iterator[tuple[str, str]]:
     """Yield what the types cannot tell, as (path, message)."""
+    if network.wire not in WIRES:
+        yield "$.network.wire", choose(network.wire, WIRES)
     low, high = network.delay_s
     if not (low <= high < math.inf):
         yield "$.network.delay_s", f"the least delay stands first: [{high:g}, {low:g}]"
