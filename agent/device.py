@@ -11,7 +11,7 @@ from pathlib import Path
 from agent.config import AgentConfig, size_problems
 from agent.core.wire import chunk_count
 from agent.daemon import Daemon
-from agent.energy.allowance import Allowance
+from agent.energy.allowance import Allowance, Terms
 from agent.energy.open import open_meter
 from agent.energy.power_supply import gauge
 from agent.energy.source import Place
@@ -126,7 +126,8 @@ def open_treasury(config: AgentConfig, clock: Callable[[], float] = time.monoton
     meter = no_meter() if config.is_relay else open_meter(config.found_energy())
     try:
         place, energy = config.energy_settings().place, config.energy
-        allowance = Allowance(config.budget_terms(), meter.limit_uj, lambda: gauge(place))
+        terms = Terms() if config.is_relay else config.budget_terms()  # who never trains needs no gauge for its budget
+        allowance = Allowance(terms, meter.limit_uj, lambda: gauge(place))
         rules = Rules(energy.charge == "everything", energy.min_battery)
         return Treasury(meter, allowance, clock, rules, lambda: _fullness(place))
     except BaseException:

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from agent import device
 from agent.config import AgentConfig, ModelSection, MqttSection, RunSection, TopologySection
 from agent.core.wire import chunk_count
-from agent.device import model_info, mqtt_transport, open_daemon, worker_config
+from agent.device import model_info, mqtt_transport, open_daemon, open_treasury, worker_config
+from agent.energy_config import BudgetSection, EnergySection
 from agent.errors import AgentError, ConfigError, TrainingError
 from agent.learning.factory import ModelInfo
 from agent.learning.worker import Description, TrainerWorker
@@ -48,6 +50,17 @@ def test_a_node_without_neighbours_is_told_once(
         open_daemon(device_config(tmp_path, topology=topology, run=run)).journal.close()
     assert [record.levelname for record in caplog.records] == ["WARNING"] * warned
     assert ("learns alone" in caplog.text) is warned
+
+
+def test_a_relay_needs_no_gauge_for_the_budget_of_its_fleet(tmp_path: Path) -> None:
+    """A share of a battery that nobody can tell ends an agent that trains; one that never trains spends nothing."""
+    share = EnergySection(budget=BudgetSection(battery_share=0.5), sysfs_root=str(tmp_path))
+    node = device_config(tmp_path).node
+    with pytest.raises(ConfigError, match="no gauge tells"):
+        open_treasury(device_config(tmp_path, energy=share))
+    relay = open_treasury(device_config(tmp_path, energy=share, node=replace(node, role="relay")))
+    assert (relay.allowance.limit_uj, relay.allowance.limit_rounds) == (None, None)
+    relay.meter.end()
 
 
 class Answering(TrainerWorker):
