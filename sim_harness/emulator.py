@@ -96,10 +96,10 @@ class State:
     waiting: Counter[str] = field(default_factory=Counter)
     """How much of each kind there is in the queue."""
     unfinished: int = 0
-    ended_s: float = 0.0
-    """When a node last ended a round."""
+    stirred_s: float = 0.0
+    """When a node last ended a round or came back, or the network changed."""
     idle: int = 0
-    """How many events there were since."""
+    """How many events there were since the last end of a round."""
     changed: set[NodeId] = field(default_factory=set)
     """Nodes that have come, gone, or said something new, and nobody has heard of it yet."""
     traffic: Traffic = field(default_factory=Traffic)
@@ -167,7 +167,7 @@ class Emulator:
             return machine is None or machine.phase is Phase.WAITING
         if any(state.waiting[name] for name in _POWER):
             return state.idle > 2 * len(state.queue) + _IDLE_EVENTS * state.unfinished
-        return state.queue[0][0] - state.ended_s > self._patience_s
+        return state.queue[0][0] - state.stirred_s > self._patience_s
 
     def _at(self, when: float, name: str, *arguments: Any) -> None:
         state = self.state
@@ -191,6 +191,7 @@ class Emulator:
             self._at(absence[0], "_switch_off", index)
         saved, params = node.snapshot, self._initial if node.model is None else node.model
         history = saved.costs if saved else node.powered.history(node.config.workload)
+        self.state.stirred_s = self._clock.now
         node.powered.switch_on()
         arithmetic = self._arithmetic.of(index)
         node.machine = RoundMachine(node.config, params, node.powered.ledger(saved), saved, history, arithmetic)
@@ -270,7 +271,7 @@ class Emulator:
         self._send(node, effect.update)
 
     def _append(self, effect: fx.AppendRecord, node: VirtualNode) -> None:
-        self.state.ended_s, self.state.idle = self._clock.now, 0
+        self.state.stirred_s, self.state.idle = self._clock.now, 0
         self._observer.record(node.index, effect.record)
 
     def _evaluate(self, effect: fx.Evaluate, node: VirtualNode) -> None:
@@ -345,6 +346,7 @@ class Emulator:
     # --- presence
 
     def _network_changed(self) -> None:
+        self.state.stirred_s = self._clock.now
         for node in self.state.nodes:
             self._presence_changed(node)
 
@@ -382,7 +384,8 @@ class Emulator:
             known = here if len(here) > 1 else {}
         if not self._network.parted(now):
             return known
-        return {name: word for name, word in known.items() if reaches(self._by_id[name].index, node.index, now)}
+        places = ((self._by_id[name].index, name) for name in known if name != node.id)
+        return {name: known[name] for place, name in places if reaches(place, node.index, now)}
 
 
 _EVENTS: Final[dict[str, Callable[..., None]]] = {
