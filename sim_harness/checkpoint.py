@@ -1,11 +1,13 @@
 """A whole emulation on disk, so that it can be stopped in any round and go on to the same end, bit for bit.
 
-The machines are pickled; what is read back may name nothing but the classes of an emulation, so that a checkpoint from
-elsewhere runs no foreign code. Models are not in the pickle but beside it, in one array, by their places.
+The machines are pickled; what is read back may name nothing but the classes of an emulation, which do nothing but hold
+values, so that a checkpoint from elsewhere runs no foreign code. Models are not in the pickle but beside it, in one
+array, by their places. `current` names the newest checkpoint and the digests of its files.
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import os
 import pickle
@@ -21,18 +23,27 @@ from agent.core.types import Params
 from agent.errors import DataError
 
 FORMAT: Final = 1
-_MODULES: Final = ("agent.core.", "agent.energy.", "agent.treasury", "sim_harness.")
-_OTHERS: Final = {
-    ("collections", "Counter"),
-    ("datetime", "datetime"),
-    ("datetime", "timedelta"),
-    ("datetime", "timezone"),
-    ("fractions", "Fraction"),
-    ("builtins", "frozenset"),
-    ("builtins", "set"),
-    ("msgspec._core", "rebuild"),
-    ("msgspec._utils", "rebuild"),
+_FILES: Final = ("state", "models.npy")
+_NAMES: Final = {
+    "agent.energy.allowance": {"Allowance", "Now", "Terms"},
+    "agent.energy.recording": {"Head", "RecordedMeter", "Window"},
+    "agent.energy.trace": {"TraceMeter"},
+    "agent.treasury": {"Rules", "Treasury"},
+    "builtins": {"frozenset", "set"},
+    "collections": {"Counter"},
+    "datetime": {"datetime", "timedelta", "timezone"},
+    "fractions": {"Fraction"},
+    "msgspec._core": {"rebuild"},
+    "msgspec._utils": {"rebuild"},
+    "sim_harness.arithmetic": {"LateDigest", "NodeArithmetic"},
+    "sim_harness.cohort.engine": {"Outcome", "Work"},
+    "sim_harness.devices": {"FleetDevice"},
+    "sim_harness.emulated_evidence": {"Kept"},
+    "sim_harness.emulator": {"State", "Traffic", "VirtualNode"},
+    "sim_harness.evidence": {"Totals"},
+    "sim_harness.powered": {"Calendar", "Powered", "VirtualClock", "_no_gauge"},
 }
+"""What a state is made of besides the classes of the core; what `msgspec` rebuilds is of a class that is named, too."""
 
 
 def save(folder: Path, number: int, state: object, known: Mapping[str, object]) -> None:
@@ -48,7 +59,7 @@ def save(folder: Path, number: int, state: object, known: Mapping[str, object]) 
         np.save(file, np.stack(pickler.rows) if pickler.rows else np.empty((0, 0), np.float32))
         _sync(file)
     current = folder / "current.tmp"
-    current.write_text(f"{number}\n", encoding="ascii")
+    current.write_text(" ".join([f"{number}", *(_sha256(place / name) for name in _FILES)]) + "\n", encoding="ascii")
     current.replace(folder / "current")
     for other in folder.iterdir():
         if other.is_dir() and other != place:
@@ -63,15 +74,30 @@ def exists(folder: Path) -> bool:
 def load(folder: Path, known: Mapping[str, object]) -> tuple[int, Any]:
     """Return the newest checkpoint's number and state; DataError where it is damaged, or of another release."""
     try:
-        number = int((folder / "current").read_text(encoding="ascii"))
-        models = np.load(folder / f"{number}" / "models.npy", allow_pickle=False)
-        with (folder / f"{number}" / "state").open("rb") as file:
+        number, *digests = (folder / "current").read_text(encoding="ascii").split()
+        place = folder / f"{int(number)}"
+        _check(place, digests)
+        models = np.load(place / "models.npy", allow_pickle=False)
+        with (place / "state").open("rb") as file:
             format_, state = _Unpickler(file, known, models).load()
     except Exception as error:
         raise DataError(f"{folder}: the checkpoint cannot be read ({error!r}); run the scenario again") from error
     if format_ != FORMAT:
         raise DataError(f"{folder}: a checkpoint of format {format_}, this release knows {FORMAT}; run it again")
-    return number, state
+    return int(number), state
+
+
+def _check(place: Path, digests: list[str]) -> None:
+    if digests != [_sha256(place / name) for name in _FILES]:
+        raise ValueError("its files are not what was written")
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while part := file.read(1 << 20):
+            digest.update(part)
+    return digest.hexdigest()
 
 
 def _sync(file: IO[bytes]) -> None:
@@ -112,8 +138,9 @@ class _Unpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         """Return a class that a state is made of; UnpicklingError for all others."""
-        ours = module.startswith(_MODULES)
-        found = getattr(importlib.import_module(module), name, None) if ours or (module, name) in _OTHERS else None
-        if found is None or (ours and getattr(found, "__module__", "") != module):
-            raise pickle.UnpicklingError(f"{module}.{name} is no part of an emulation")
-        return found
+        core = module.startswith("agent.core.")
+        if core or name in _NAMES.get(module, ()):
+            found = getattr(importlib.import_module(module), name, None)
+            if not core or (isinstance(found, type) and found.__module__ == module):
+                return found
+        raise pickle.UnpicklingError(f"{module}.{name} is no part of an emulation")

@@ -1,26 +1,36 @@
 """The evidence of an emulation, written while it runs: rounds, evaluations, and how far the models are from their mean.
 
-Rounds go to `rounds.part.csv` as they end; when all have ended they are put into the order of rounds.csv.
+Everything goes to `*.part.csv` as it comes; when all has ended it is put in order, and these files can go.
 """
 
 from __future__ import annotations
 
 import csv
 import mmap
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, Final
 
 import numpy as np
 
 from agent.core.mixing import adopt
 from agent.core.types import NodeId, Params, RoundRecord
+from agent.errors import DataError
 from agent.learning.trainer import Evaluation
 from sim_harness.cohort.engine import Test
 from sim_harness.evidence import EVALUATION_COLUMNS, ROUND_COLUMNS, Totals, decimals, evaluation_row, round_row
 
 CONSENSUS_COLUMNS = ("round", "accuracy", "loss", "distance_rms")
+_COLUMNS = {"rounds": ROUND_COLUMNS, "evaluation": EVALUATION_COLUMNS, "consensus": CONSENSUS_COLUMNS}
+_ORDERS: Final[dict[str, Callable[[list[bytes]], object]]] = {
+    "rounds": lambda cells: cells[0],
+    "evaluation": lambda cells: (int(cells[0]), cells[1]),
+    "consensus": lambda cells: int(cells[0]),
+}
+"""What the rows of a file are ordered by; those that are equal keep their order, as the rounds of one node do."""
 _HELD_ROUNDS = 3
 """Rounds whose models may wait for those of nodes that are behind."""
 
@@ -55,19 +65,14 @@ class EmulatedEvidence:
         self._folder, self._nodes = folder, nodes
         self._evaluate, self._flush, self._tell = evaluate, flush, tell
         self._records: list[RoundRecord] = []
-        self._files = {
-            name: _open(folder / name, columns)
-            for name, columns in (
-                ("rounds.part.csv", ROUND_COLUMNS),
-                ("evaluation.csv", EVALUATION_COLUMNS),
-                ("consensus.csv", CONSENSUS_COLUMNS),
-            )
-        }
+        self._files = {name: _open(folder / f"{name}.part.csv", columns) for name, columns in _COLUMNS.items()}
 
     def resume(self, kept: Kept) -> None:
-        """Go on from a checkpoint: what was written after it is written again."""
+        """Go on from a checkpoint: what was written after it is written again; DataError where anything is missing."""
         self.kept = kept
         for name, file in self._files.items():
+            if os.fstat(file.fileno()).st_size < kept.lengths[name]:
+                raise DataError(f"{file.name} is shorter than it was at the checkpoint; run the scenario again")
             file.truncate(kept.lengths[name])
             file.seek(kept.lengths[name])
 
@@ -100,25 +105,30 @@ class EmulatedEvidence:
         """Write all records that are there."""
         self._flush()
         records, self._records = self._records, []
-        csv.writer(self._files["rounds.part.csv"]).writerows(round_row(record) for record in records)
+        csv.writer(self._files["rounds"]).writerows(round_row(record) for record in records)
 
     def checkpoint(self) -> Kept:
         """Bring everything to disk and return what to keep."""
         self.settle()
         for name, file in self._files.items():
             file.flush()
+            os.fsync(file.fileno())
             self.kept.lengths[name] = file.tell()
         return self.kept
 
     def finish(self) -> None:
-        """Test what still waits, and put rounds.csv in order: by node, then by round."""
+        """Test what still waits, and write all files in order; those of before stay until `tidy`."""
         for round_ in sorted(self.kept.waiting):
             self._test(round_)
         self.settle()
         self.close()
-        part = self._folder / "rounds.part.csv"
-        _sort_by_node(part, self._folder / "rounds.csv")
-        part.unlink()
+        for name, order in _ORDERS.items():
+            _sort(self._folder / f"{name}.part.csv", self._folder / f"{name}.csv", order)
+
+    def tidy(self) -> None:
+        """Remove what only a run that goes on needs."""
+        for name in self._files:
+            (self._folder / f"{name}.part.csv").unlink()
 
     def close(self) -> None:
         """Close the files."""
@@ -132,14 +142,14 @@ class EmulatedEvidence:
         average = adopt({self._nodes[node]: params for node, params in models.items()})
         tests = [Test(params, node) for node, params in models.items()]
         *found, of_average = self._evaluate([*tests, Test(average, None)])
-        writer = csv.writer(self._files["evaluation.csv"])
+        writer = csv.writer(self._files["evaluation"])
         for node, result in zip(models, found, strict=True):
             numbers = (result.accuracy, result.own_accuracy, result.loss)
             writer.writerow(evaluation_row(round_, self._nodes[node], numbers))
         if round_ not in self.kept.known_rounds:
             self.kept.known_rounds.add(round_)
             numbers = (of_average.accuracy, of_average.loss, distance_rms(list(models.values()), average))
-            csv.writer(self._files["consensus.csv"]).writerow([round_, *decimals(numbers)])
+            csv.writer(self._files["consensus"]).writerow([round_, *decimals(numbers)])
 
 
 def distance_rms(models: Sequence[Params], average: Params) -> float:
@@ -157,20 +167,18 @@ def _open(path: Path, columns: Sequence[str]) -> IO[str]:
     return file
 
 
-def _sort_by_node(source: Path, target: Path) -> None:
-    """Write the lines behind the first in the order of their first field; those of one node keep their order."""
+def _sort(source: Path, target: Path, order: Callable[[list[bytes]], object]) -> None:
+    """Write the lines behind the first in order of what `order` says of their first two fields."""
     with (
         source.open("rb") as file,
         mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as lines,
         target.open("wb") as out,
     ):
         out.write(lines.readline())
-        names: list[bytes] = []
-        spans: list[tuple[int, int]] = []
+        found: list[tuple[Any, tuple[int, int]]] = []
         begin = lines.tell()
         while line := lines.readline():
-            names.append(line[: line.index(b",")])
-            spans.append((begin, begin + len(line)))
+            found.append((order(line.split(b",", 2)), (begin, begin + len(line))))
             begin += len(line)
-        for place in sorted(range(len(names)), key=names.__getitem__):
-            out.write(lines[slice(*spans[place])])
+        for _, span in sorted(found, key=itemgetter(0)):
+            out.write(lines[slice(*span)])

@@ -11,13 +11,14 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import replace
 from rich.console import Console
 
 from agent.core.mixing import adopt
 from agent.core.round_state import MachineConfig
 from agent.core.types import ModelShape, NodeId, Params, RunDescriptor, Schedule
 from agent.core.wire import Format, chunk_count
-from agent.errors import AgentError, ConfigError
+from agent.errors import AgentError, ConfigError, DataError
 from agent.learning.factory import ModelInfo, describe
 from agent.learning.trainer import Evaluation
 from sim_harness import checkpoint
@@ -52,7 +53,7 @@ def run_emulated(scenario: Scenario, out: Path, console: Console, *, resume: boo
     """
     started = time.monotonic()
     if resume:
-        _check_same(scenario, out)
+        scenario = _begun(scenario, out)
     else:
         check_empty(out)
     data = load_data(scenario)
@@ -68,6 +69,7 @@ def run_emulated(scenario: Scenario, out: Path, console: Console, *, resume: boo
         engine = open_engine(data.corpus(scenario), learning, scenario.engine)
         stack.callback(engine.close)
         console.print(f"engine: {engine_line(engine.describe())}", highlight=False, markup=False)
+        scenario = _with_choice(scenario, engine)
         out = made(out)
         (out / "scenario.yaml").write_text(dump_scenario(scenario), encoding="utf-8")
         run = _Run(scenario, data.model, info, out, engine, console)
@@ -125,7 +127,11 @@ class _Run:
 
     def resume(self) -> None:
         """Take up where the last checkpoint was written."""
-        self._checkpoints, (state, trainings, kept) = checkpoint.load(self._out / "checkpoint", self._known)
+        folder = self._out / "checkpoint"
+        self._checkpoints, found = checkpoint.load(folder, self._known)
+        if not isinstance(found, tuple) or found[:1] != (dump_scenario(self._scenario),):
+            raise DataError(f"{folder}: this is the checkpoint of another scenario than {self._out}/scenario.yaml")
+        _, state, trainings, kept = found
         self._trainings.resume(trainings)
         self._evidence.resume(kept)
         self.emulator = self._emulator(state)
@@ -133,7 +139,7 @@ class _Run:
     def _save(self) -> None:
         kept = self._evidence.checkpoint()
         self._checkpoints += 1
-        state = (self.emulator.state, self._trainings.under_way(), kept)
+        state = (dump_scenario(self._scenario), self.emulator.state, self._trainings.under_way(), kept)
         checkpoint.save(self._out / "checkpoint", self._checkpoints, state, self._known)
         self._saved = time.monotonic()
 
@@ -196,6 +202,7 @@ class _Run:
         values["virtual_s"] = state.clock.now
         values["unfinished_nodes"] = [node.id for node in state.nodes if not node.finished]
         write_summary(self._out / "summary.json", values)
+        self._evidence.tidy()
         shutil.rmtree(self._out / "checkpoint", ignore_errors=True)
         return values
 
@@ -259,13 +266,25 @@ def descriptor(scenario: Scenario, model: ModelShape) -> RunDescriptor:
     )
 
 
-def _check_same(scenario: Scenario, out: Path) -> None:
-    """Raise ConfigError unless `out` holds a checkpoint of this very scenario."""
+def _with_choice(scenario: Scenario, engine: Engine) -> Scenario:
+    """Return the scenario with what `engine.kind: auto` has chosen, so that the run can go on, and be repeated."""
+    if scenario.engine.kind != "auto":
+        return scenario
+    chosen = engine.describe()
+    settings = replace(scenario.engine, kind=chosen["kind"], precision=chosen["precision"])
+    return replace(scenario, engine=settings)
+
+
+def _begun(scenario: Scenario, out: Path) -> Scenario:
+    """Return the scenario that was begun in `out`; ConfigError unless there is a checkpoint of this very one."""
     if (out / "summary.json").exists():
         raise ConfigError(f"--resume: {out} holds a finished run; `skiptrain-sim report {out}` shows it")
     if not checkpoint.exists(out / "checkpoint"):
         raise ConfigError(f"--resume: {out} holds no checkpoint; leave --resume out to begin anew")
-    if load_scenario(str(out / "scenario.yaml")) != scenario:
+    begun = load_scenario(str(out / "scenario.yaml"))
+    same = replace(scenario, engine=begun.engine) if scenario.engine.kind == "auto" else scenario
+    if begun != same:
         raise ConfigError(
             f"--resume: {out / 'scenario.yaml'} is another scenario, or has other settings than are given"
         )
+    return begun

@@ -10,10 +10,11 @@ A node's disk is its last snapshot and its last saved model: who is switched off
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from agent.core import effects as fx
 from agent.core import events as ev
@@ -29,6 +30,10 @@ from sim_harness.trainings import Trainings
 
 _PATIENCE = 4
 """So many of the longest time that a node waits for others."""
+_IDLE_EVENTS = 1_000
+"""So many events for each node that has not finished, and no end of a round among them, are enough."""
+_POWER = ("_switch_on", "_network_changed")
+_NEWS = ("_deliver", "_tell_presence")
 
 
 class Observer(Protocol):
@@ -88,11 +93,15 @@ class State:
     nodes: list[VirtualNode]
     clock: VirtualClock
     queue: list[tuple[float, int, str, tuple[Any, ...]]] = field(default_factory=list)
-    """What is to come: when, in which order, the method of Emulator to call, and with what."""
+    """What is to come: when, in which order, which of _EVENTS, and with what."""
     pushed: int = 0
+    waiting: Counter[str] = field(default_factory=Counter)
+    """How much of each kind there is in the queue."""
     unfinished: int = 0
-    ended_s: float = 0.0
-    """When a node last ended a round."""
+    stirred_s: float = 0.0
+    """When a node last ended a round or came back, or the network changed."""
+    idle: int = 0
+    """How many events there were since the last end of a round."""
     changed: set[NodeId] = field(default_factory=set)
     """Nodes that have come, gone, or said something new, and nobody has heard of it yet."""
     traffic: Traffic = field(default_factory=Traffic)
@@ -125,7 +134,7 @@ class Emulator:
         self._absences = [islice(network.absences(node.index), node.absences, None) for node in state.nodes]
 
     def begin(self) -> None:
-        """Switch the fleet on, but for those that are gone from the first moment on."""
+        """Switch the fleet on."""
         self.state.unfinished = len(self.state.nodes)
         for node in self.state.nodes:
             self._at(0.0, "_switch_on", node.index)
@@ -135,31 +144,58 @@ class Emulator:
     def run(self, between: Callable[[], bool] = lambda: True) -> bool:
         """Handle events until all nodes have finished that ever will; return False where `between` two events said no.
 
-        A device that comes back when the run is over waits for ever: where no round has ended for long, none will.
+        A device that comes back when the run is over waits for ever.
         """
         state = self.state
-        while state.unfinished and state.queue and state.queue[0][0] - state.ended_s <= self._patience_s:
+        while state.unfinished and state.queue and not self._is_over():
             if not between():
                 return False
             self._clock.now, _, name, arguments = heapq.heappop(state.queue)
-            getattr(self, name)(*arguments)
+            state.waiting[name] -= 1
+            state.idle += 1
+            _EVENTS[name](self, *arguments)
             if self._arithmetic.waiting >= len(state.nodes):
                 self._arithmetic.flush()  # models that wait to be mixed hold those that they are mixed from
         return True
 
+    def _is_over(self) -> bool:
+        """Say whether no round will end any more.
+
+        It is over when a single node is left that looks for the run, and nothing is under way to it; where no round
+        has ended for long and nobody is to come back; and where nodes come and go too fast to get on.
+        """
+        state = self.state
+        if state.unfinished == 1 and len(state.nodes) > 1 and not any(state.waiting[name] for name in _NEWS):
+            machine = next(node for node in state.nodes if not node.finished).machine
+            return machine is None or machine.phase is Phase.WAITING
+        if any(state.waiting[name] for name in _POWER):
+            return state.idle > 2 * len(state.queue) + _IDLE_EVENTS * state.unfinished
+        return state.queue[0][0] - state.stirred_s > self._patience_s
+
     def _at(self, when: float, name: str, *arguments: Any) -> None:
         state = self.state
         state.pushed += 1
+        state.waiting[name] += 1
         heapq.heappush(state.queue, (max(self._clock.now, when), state.pushed, name, arguments))
 
     # --- power
 
     def _switch_on(self, index: int) -> None:
+        """Start a machine from what the disk holds; who is gone from this very moment on stays off."""
         node = self.state.nodes[index]
         if node.machine is not None or node.finished:
             return
+        absence = next(self._absences[index], None)
+        if absence is not None:
+            node.absences += 1
+            self._at(absence[1], "_switch_on", index)
+            if absence[0] <= self._clock.now:
+                return
+            self._at(absence[0], "_switch_off", index)
         saved, params = node.snapshot, self._initial if node.model is None else node.model
         history = saved.costs if saved else node.powered.history(node.config.workload)
+        self.state.stirred_s = self._clock.now
+        node.powered.switch_on()
         arithmetic = self._arithmetic.of(index)
         node.machine = RoundMachine(node.config, params, node.powered.ledger(saved), saved, history, arithmetic)
         node.life += 1
@@ -167,11 +203,6 @@ class Emulator:
         node.assembler = Assembler(self._form) if self._form else None
         self._step(node, ev.Started())
         self._presence_changed(node)
-        absence = next(self._absences[index], None)
-        if absence is not None:
-            node.absences += 1
-            self._at(absence[0], "_switch_off", index)
-            self._at(absence[1], "_switch_on", index)
 
     def _switch_off(self, index: int) -> None:
         node = self.state.nodes[index]
@@ -244,7 +275,7 @@ class Emulator:
         self._send(node, effect.update)
 
     def _append(self, effect: fx.AppendRecord, node: VirtualNode) -> None:
-        self.state.ended_s = self._clock.now
+        self.state.stirred_s, self.state.idle = self._clock.now, 0
         self._observer.record(node.index, effect.record)
 
     def _evaluate(self, effect: fx.Evaluate, node: VirtualNode) -> None:
@@ -337,6 +368,7 @@ class Emulator:
     # --- presence
 
     def _network_changed(self) -> None:
+        self.state.stirred_s = self._clock.now
         for node in self.state.nodes:
             self._presence_changed(node)
 
@@ -374,7 +406,8 @@ class Emulator:
             known = here if len(here) > 1 else {}
         if not self._network.parted(now):
             return known
-        return {name: word for name, word in known.items() if reaches(self._by_id[name].index, node.index, now)}
+        places = ((self._by_id[name].index, name) for name in known if name != node.id)
+        return {name: known[name] for place, name in places if reaches(place, node.index, now)}
 
 
 def _assembled(assembler: Assembler, sender: NodeId, message: bytes) -> ev.Event:
@@ -386,6 +419,17 @@ def _assembled(assembler: Assembler, sender: NodeId, message: bytes) -> ev.Event
     return ev.UpdateReceived(whole) if whole else ev.RoundAnnounced(sender, header.round)
 
 
+_EVENTS: Final[dict[str, Callable[..., None]]] = {
+    "_switch_on": Emulator._switch_on,
+    "_switch_off": Emulator._switch_off,
+    "_timer": Emulator._timer,
+    "_trained": Emulator._trained,
+    "_stopped": Emulator._stopped,
+    "_deliver": Emulator._deliver,
+    "_network_changed": Emulator._network_changed,
+    "_tell_presence": Emulator._tell_presence,
+}
+"""What may stand in a queue: names, so that a checkpoint can hold it."""
 _DO: dict[type[fx.Effect], Callable[..., None]] = {
     fx.SaveState: Emulator._save_state,
     fx.SaveModel: Emulator._save_model,

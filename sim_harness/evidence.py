@@ -285,6 +285,7 @@ def summary(  # noqa: PLR0917
                 "device": scenario.device(i).device,
                 "limit_j": None if (limit := limits[i]) is None else limit / 1e6,
                 "spent_j": charged[i] / 1e6,
+                "credited_j": end.ledger.credited_uj / 1e6,
                 "training_rounds": trained[i],
                 "accuracy": per_node[i],
             }

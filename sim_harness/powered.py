@@ -49,12 +49,16 @@ class Powered:
     """What powers one node."""
 
     def __init__(self, scenario: Scenario, index: int, clock: VirtualClock) -> None:
-        self.device = scenario.device(index)
-        self.meter = meter_of(self.device, scenario.energy.round_j)
-        terms = budget_terms(scenario.energy_section(index))
-        allowance = Allowance(terms, self.device.published_uj, _no_gauge, Calendar(clock))
-        self._treasury = Treasury(self.meter, allowance, clock, Rules(), _no_gauge)
-        self.recharges = terms.recharge_w > 0
+        self.device, self._clock = scenario.device(index), clock
+        self._round_j, self._terms = scenario.energy.round_j, budget_terms(scenario.energy_section(index))
+        self.recharges = self._terms.recharge_w > 0
+        self.switch_on()
+
+    def switch_on(self) -> None:
+        """Begin as a device's agent does: a recording from its first window, recharging from this moment on."""
+        self.meter = meter_of(self.device, self._round_j)
+        allowance = Allowance(self._terms, self.device.published_uj, _no_gauge, Calendar(self._clock))
+        self._treasury = Treasury(self.meter, allowance, self._clock, Rules(), _no_gauge)
         self._trained = 0
 
     def ledger(self, saved: Snapshot | None) -> Ledger:

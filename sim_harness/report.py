@@ -184,17 +184,19 @@ def _cells(entry: Mapping[str, Any], rows: Sequence[RoundRow], last: EvaluationR
         str(sum(row.trained for row in rows)),
         f"{spent:,.1f}",
         "none" if limit is None else f"{limit:,.1f}",
-        _share(spent, limit),
+        _share(spent, limit, entry.get("credited_j", 0.0)),
         _percent(tested),
         _percent(None if last is None else last.own_accuracy),
         f"{sum(row.peers_received for row in rows)}/{sum(row.peers_expected for row in rows)}",
     ]
 
 
-def _share(spent_j: float, limit_j: float | None) -> Text:
+def _share(spent_j: float, limit_j: float | None, credited_j: float) -> Text:
+    """Return how much of a budget and of what was recharged is spent."""
     if not limit_j:
         return Text("-")
-    return Text(f"{spent_j / limit_j:.1%}", style="bold red" if spent_j > limit_j else "")
+    given_j = limit_j + credited_j
+    return Text(f"{spent_j / given_j:.1%}", style="bold red" if spent_j > given_j else "")
 
 
 def _percent(fraction: float | None) -> str:

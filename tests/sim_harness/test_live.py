@@ -46,7 +46,8 @@ from sim_harness import host
 from sim_harness.__main__ import main
 from sim_harness.broker_counts import BrokerCounts
 from sim_harness.brokers import open_broker
-from sim_harness.evidence import EVALUATION_COLUMNS, ROUND_COLUMNS, collect, summary
+from sim_harness.emulated_evidence import CONSENSUS_COLUMNS
+from sim_harness.evidence import EVALUATION_COLUMNS, ROUND_COLUMNS, Totals, collect, counted, summary
 from sim_harness.fleet import NodeFiles, lay_out, load_data
 from sim_harness.live import _Watch, run_live
 from sim_harness.planning import plan, rounds_trained
@@ -68,7 +69,7 @@ SUMMARY_KEYS = {
     *("messages.delivered", "messages.missing", "messages.rejected", "messages.expected", "messages.mixed"),
     *("messages.counted_by", "bytes.published", "bytes.delivered", "params_sha256"),
     *("wall_s", "phase_s.set_up", "phase_s.run", "phase_s.evaluation"),
-    *("per_node[].node", "per_node[].device", "per_node[].limit_j", "per_node[].spent_j"),
+    *("per_node[].node", "per_node[].device", "per_node[].limit_j", "per_node[].spent_j", "per_node[].credited_j"),
     *("per_node[].training_rounds", "per_node[].accuracy"),
 }
 COLUMNS = {
@@ -79,6 +80,8 @@ COLUMNS = {
     ),
     "evaluation.csv": ("round", "node", "accuracy", "own_accuracy", "loss"),
 }
+EMULATED_COLUMNS = {"consensus.csv": ("round", "accuracy", "loss", "distance_rms")}
+EMULATED_KEYS = {"engine_detail", "virtual_s", "unfinished_nodes"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +194,7 @@ def test_a_run_leaves_the_documented_files(embedded: Outcome) -> None:
     assert set(flat(embedded.summary)) == SUMMARY_KEYS
     assert (embedded.folder / "report.png").read_bytes().startswith(b"\x89PNG")
     scenario = embedded.scenario()
-    assert scenario == small()
+    assert scenario == small("engine.kind=sequential", "engine.precision=fp32")
     nodes = {path.name: {item.name for item in path.iterdir()} for path in (embedded.folder / "nodes").iterdir()}
     assert nodes == {node: {"agent.log", "agent.yaml", "data.npz", "run", "state"} for node in scenario.node_ids()}
     evaluated = [(int(row["round"]), row["node"]) for row in rows(embedded.folder / "evaluation.csv")]
@@ -201,12 +204,13 @@ def test_a_run_leaves_the_documented_files(embedded: Outcome) -> None:
 def test_docs_files_md_lists_every_column_and_key() -> None:
     """docs/files.md and the code name the same columns in the same order, and the same keys."""
     assert COLUMNS == {"rounds.csv": ROUND_COLUMNS, "evaluation.csv": EVALUATION_COLUMNS}
+    assert EMULATED_COLUMNS == {"consensus.csv": CONSENSUS_COLUMNS}
     sections = (ROOT / "docs" / "files.md").read_text(encoding="utf-8").split("\n## ")
     documented = {text.partition("\n")[0]: tuple(re.findall(r"\n\| `([^`]+)` \|", text)) for text in sections[1:]}
     keys = documented.pop("summary.json")
-    assert documented == COLUMNS
-    assert len(keys) == len(SUMMARY_KEYS)
-    assert set(keys) == SUMMARY_KEYS
+    assert documented == COLUMNS | EMULATED_COLUMNS
+    assert len(keys) == len(SUMMARY_KEYS | EMULATED_KEYS)
+    assert set(keys) == SUMMARY_KEYS | EMULATED_KEYS
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> Iterator[str]:
@@ -575,7 +579,8 @@ def test_delivered_counts_whole_models(embedded: Outcome) -> None:
 
     def delivered(messages: int, chunks: int) -> Any:
         counts = BrokerCounts(model_messages_out=messages)
-        values = summary(embedded.scenario(), evidence, ([1.0] * NODES, 1.0), counts, chunks, 1.0, {})
+        traffic, ends = counted(counts, 48, chunks), [node.end for node in evidence]
+        values = summary(embedded.scenario(), ends, Totals(), ([1.0] * NODES, 1.0), traffic, 1.0, {})
         return values["messages"]["delivered"]
 
     assert delivered(96, 2) == 48
