@@ -20,9 +20,10 @@ from agent.learning.factory import is_factory
 from agent.learning.model import model_spec
 from agent.learning.trainer import Evaluation, sampled, why_diverged, why_not_finite
 from sim_harness.cohort.engine import Corpus, Learning, Outcome, Test, Work, batch_indices
+from sim_harness.cohort.native_amx import amx_kernels
 from sim_harness.cohort.native_build import Compiler, find_compiler
 from sim_harness.cohort.native_kernels import Kernels
-from sim_harness.cohort.native_source import Block, steps_of
+from sim_harness.cohort.native_steps import Block, steps_of
 from sim_harness.scenario_sections import EngineSection
 
 BF16_PAYS: Final = 250_000
@@ -55,10 +56,20 @@ class NativeEngine:
         self._corpus, self._learning = corpus, learning
         self._compiler = find_compiler()
         self._precision = _precision(corpus.model, settings, self._compiler)
-        self._kernels = Kernels.of(corpus.model, learning.batch_size, self._precision, self._compiler)
+        self._kernels, self._tests, self._why_no_amx = self._make()
         self._data, self._test = _contiguous(corpus.data), _contiguous(corpus.test)
         self._workers = settings.workers or len(os.sched_getaffinity(0))
         self._pool = ThreadPoolExecutor(self._workers, "native")
+
+    def _make(self) -> tuple[Kernels, Kernels, str]:
+        """Return the kernels to train with, those to test with, which are in fp32, and why the former use no AMX."""
+        model, batch, compiler = self._corpus.model, self._learning.batch_size, self._compiler
+        exact = Kernels.of(model, batch, "fp32", compiler)
+        if self._precision == "fp32":
+            return exact, exact, "it is for bf16"
+        plain = Kernels.of(model, batch, "bf16", compiler)
+        tiled, why = amx_kernels(model, batch, compiler, plain)
+        return tiled or plain, exact, why
 
     def train(self, works: Sequence[Work]) -> list[Outcome]:
         """Train the nodes, each in one thread."""
@@ -78,7 +89,7 @@ class NativeEngine:
         return Outcome(math.fsum(losses) / len(losses), len(losses))
 
     def evaluate(self, tests: Sequence[Test], samples: int) -> list[Evaluation]:
-        """Test the models, parts of the test sets at once."""
+        """Test the models in fp32, parts of the test sets at once."""
         common = sampled(len(self._test), samples)
         scores = self._scores([(test.params, self._test, common) for test in tests])
         own = [(test, self._own_test(test.node, samples)) for test in tests]
@@ -99,7 +110,7 @@ class NativeEngine:
             [(params, data, chosen[start : start + _PART]) for start in range(0, len(chosen), _PART)]
             for params, data, chosen in tests
         ]
-        found = self._pool.map(lambda part: self._kernels.test(*part), [part for test in parts for part in test])
+        found = self._pool.map(lambda part: self._tests.test(*part), [part for test in parts for part in test])
         scores = []
         for test, (_, _, chosen) in zip(parts, tests, strict=True):
             results = [next(found) for _ in test]
@@ -108,12 +119,13 @@ class NativeEngine:
         return scores
 
     def describe(self) -> dict[str, Any]:
-        """Return kind, precision and number of threads, vector instructions and compiler."""
+        """Return kind, precision and number of threads, vector instructions, whether AMX is used, and compiler."""
         return {
             "kind": "native",
             "precision": self._precision,
             "workers": self._workers,
-            "isa": self._compiler.isa,
+            "isa": self._compiler.isa + ("" if self._why_no_amx else "+amx"),
+            "amx": f"not used: {self._why_no_amx}" if self._why_no_amx else "used",
             "compiler": self._compiler.version,
         }
 

@@ -50,15 +50,26 @@ class Compiler:
         """Return whether the CPU multiplies bf16 numbers."""
         return self.has("__AVX512BF16__")
 
+    @property
+    def amx(self) -> bool:
+        """Return whether it makes use of the CPU's AMX tiles, which need AVX512-BF16 beside them."""
+        return all(map(self.has, ("__AMX_TILE__", "__AMX_BF16__", "__AVX512BF16__")))
+
     def has(self, macro: str) -> bool:
         """Return whether the compiler predefines that macro."""
         return f"#define {macro} " in self.macros
 
 
 def find_compiler() -> Compiler:
-    """Return $CC, or `cc`; ConfigError where there is none that works."""
+    """Return $CC, or `cc`; ConfigError where there is none that works, or it is not GCC."""
     command = os.environ.get("CC", "").strip() or "cc"
-    return Compiler(command, _run([*command.split(), *_FLAGS, "-dM", "-E", "-x", "c", "/dev/null"]))
+    compiler = Compiler(command, _run([*command.split(), *_FLAGS, "-dM", "-E", "-x", "c", "/dev/null"]))
+    if compiler.has("__clang__") or not compiler.has("__GNUC__"):
+        raise ConfigError(
+            f"engine.kind native: {command} is not GCC, and the kernels use GCC's own vector extensions; "
+            f"apt install gcc and set CC=gcc, {_INSTEAD}"
+        )
+    return compiler
 
 
 def _run(command: list[str]) -> str:
@@ -86,6 +97,11 @@ class Build:
     library: ctypes.CDLL
     path: Path
 
+    @classmethod
+    def at(cls, path: Path) -> Build:
+        """Load the library that stands there; ConfigError."""
+        return cls(_load(path), path)
+
     @property
     def checked(self) -> bool:
         """Return whether this very build has passed its check before."""
@@ -95,6 +111,20 @@ class Build:
         """Note that it passed; without effect where the folder is gone or not writable."""
         with contextlib.suppress(OSError):
             self._marker.touch()
+
+    @property
+    def refused(self) -> str:
+        """Return why this very build was found unfit before; "" if it was not."""
+        return self._refusal.read_text(encoding="utf-8") if self._refusal.exists() else ""
+
+    def refuse(self, why: str) -> None:
+        """Note that it is unfit; without effect where the folder is gone or not writable."""
+        with contextlib.suppress(OSError):
+            self._refusal.write_text(why, encoding="utf-8")
+
+    @property
+    def _refusal(self) -> Path:
+        return self.path.with_suffix(".refused")
 
     @property
     def _marker(self) -> Path:
@@ -112,7 +142,7 @@ def build(source: str, compiler: Compiler) -> Build:
         path = folder / f"{name}.so"
         if not path.exists():
             _compile(source, kernels, compiler, path)
-        return Build(_load(path), path)
+        return Build.at(path)
 
 
 @contextlib.contextmanager

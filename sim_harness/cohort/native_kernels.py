@@ -23,8 +23,11 @@ from sim_harness.cohort.native_source import model_source
 
 _CHECK_STEPS: Final = 2
 _CHECK_LR: Final = 0.01
-TOLERANCE: Final = {"fp32": 1e-4, "bf16": 1e-2}
-"""How far the parameters of a build may be from torch's after a round of two small steps."""
+TOLERANCE: Final = {"fp32": 1e-2, "bf16": 0.5}
+"""How far from torch's may be what a build changes in two steps, as a part of torch's change.
+
+Right ones were seen at 4e-6 and 0.33 at most; one that leaves out every second product is at 0.7 and more.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,17 +37,29 @@ class Kernels:
     build: Build
     memory: threading.local
 
+    @staticmethod
+    def source(model: ModelShape, batch: int, precision: str, compiler: Compiler, *, amx: bool = False) -> str:
+        """Return a model's model.c; ConfigError."""
+        bf16 = precision == "bf16"
+        return model_source(model_spec(model), lanes=compiler.lanes, batch=batch, bf16=bf16, amx=amx)
+
+    @classmethod
+    def unchecked(
+        cls, model: ModelShape, batch: int, precision: str, compiler: Compiler, *, amx: bool = False
+    ) -> Kernels:
+        """Compile or find the kernels of a model; ConfigError."""
+        return cls(build(cls.source(model, batch, precision, compiler, amx=amx), compiler), threading.local())
+
     @classmethod
     def of(cls, model: ModelShape, batch: int, precision: str, compiler: Compiler) -> Kernels:
         """Compile or find the kernels of a model, checked against torch once; ConfigError, TrainingError."""
-        source = model_source(model_spec(model), lanes=compiler.lanes, batch=batch, bf16=precision == "bf16")
-        kernels = cls(build(source, compiler), threading.local())
+        kernels = cls.unchecked(model, batch, precision, compiler)
         if not kernels.build.checked:
             off = kernels.off(model, batch)
             if not off <= TOLERANCE[precision]:
                 raise TrainingError(
-                    f"engine.kind native: what {compiler.version} made for {model.name} is {off:.2g} off torch's "
-                    f"parameters after {_CHECK_STEPS} steps ({precision}, at most {TOLERANCE[precision]} is right); "
+                    f"engine.kind native: what {compiler.version} made for {model.name} is {off:.2g} off what "
+                    f"torch makes of it in {_CHECK_STEPS} steps ({precision}: up to {TOLERANCE[precision]} is right); "
                     "name another compiler in CC, or use engine.kind stacked or sequential"
                 )
             kernels.build.remember()
@@ -80,17 +95,35 @@ class Kernels:
         return address + -address % 64
 
     def off(self, model: ModelShape, batch: int) -> float:
-        """Return the largest difference between a parameter and torch's after a short round on random samples."""
-        rng, n = generator(0, "kernel check"), 2 * batch
-        x = rng.standard_normal((n, *model.input_shape)).astype(np.float32)
-        data = Dataset(x, rng.integers(0, model.classes, n), "the check of the kernels")
-        start = initial_params(model_spec(model), 0)
-        work = Work(0, 0, 0, start, start.copy())
-        indices = batch_indices(Learning(_CHECK_STEPS, batch, _CHECK_LR, 0), work, n)
+        """Return how far from torch's is what a short round on random samples changes, as a part of torch's change."""
+        data, work, indices = _short_round(model, batch)
         self.train(work.out, data, indices, _CHECK_LR, math.inf)
         trainer = TorchTrainer(model, data, data, seed=0, loss_limit=math.inf)
-        wanted = trainer.train(TrainTask(0, start, 0, _CHECK_STEPS, batch, _CHECK_LR)).params
-        return float(np.abs(work.out - wanted).max())
+        wanted = trainer.train(TrainTask(0, work.params, 0, _CHECK_STEPS, batch, _CHECK_LR)).params
+        return _distance(work, wanted)
+
+    def apart(self, other: Kernels, model: ModelShape, batch: int) -> float:
+        """Return the same against other kernels of the model."""
+        data, work, indices = _short_round(model, batch)
+        wanted = work.out.copy()
+        other.train(wanted, data, indices, _CHECK_LR, math.inf)
+        self.train(work.out, data, indices, _CHECK_LR, math.inf)
+        return _distance(work, wanted)
+
+
+def _short_round(model: ModelShape, batch: int) -> tuple[Dataset, Work, Indices]:
+    """Return random samples, a round to be done in place of `out`, and its batches."""
+    rng, n = generator(0, "kernel check"), 2 * batch
+    x = rng.standard_normal((n, *model.input_shape)).astype(np.float32)
+    data = Dataset(x, rng.integers(0, model.classes, n), "the check of the kernels")
+    start = initial_params(model_spec(model), 0)
+    work = Work(0, 0, 0, start, start.copy())
+    return data, work, batch_indices(Learning(_CHECK_STEPS, batch, _CHECK_LR, 0), work, n)
+
+
+def _distance(work: Work, wanted: Params) -> float:
+    """Return the root of the squares' sum of all differences, divided by that of the changes that were wanted."""
+    return float(np.linalg.norm(work.out - wanted) / np.linalg.norm(wanted - work.params))
 
 
 def _address(array: npt.NDArray[Any]) -> int:

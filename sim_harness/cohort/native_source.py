@@ -4,111 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
 
 from agent.errors import ConfigError
-from agent.learning.layers import Conv, GroupNorm, Layer, Linear, Plain
+from agent.learning.layers import Conv
 from agent.learning.model import ModelSpec, n_params, parameters
+from sim_harness.cohort.native_steps import Average, Block, Full, Step, steps_of
 
-_TILE = 8
-"""Channels that a convolution's outputs must be a multiple of, unless it is the last."""
-
-
-@dataclass(slots=True)
-class Block:
-    """A convolution with what follows it at once; names as in kernels/block.h."""
-
-    conv: Conv
-    height: int
-    width: int
-    groups: int = 0
-    relu: bool = False
-    pool: bool = False
-
-    def after(self) -> tuple[int, int, int]:
-        """Return channels, height and width of what comes out."""
-        height, width = self.sides()
-        return self.conv.outputs, height // (1 + self.pool), width // (1 + self.pool)
-
-    def sides(self) -> tuple[int, int]:
-        """Return height and width of what the convolution gives."""
-        shrink = 2 * self.conv.padding - self.conv.kernel + 1
-        return self.height + shrink, self.width + shrink
-
-
-@dataclass(slots=True)
-class Average:
-    """An adaptive average pool, from and to (channels, height, width)."""
-
-    before: tuple[int, int, int]
-    to: tuple[int, int]
-
-    def after(self) -> tuple[int, int, int]:
-        """Return channels, height and width of what comes out."""
-        return self.before[0], *self.to
-
-
-@dataclass(slots=True)
-class Full:
-    """A fully connected layer, with ReLU behind it or not."""
-
-    linear: Linear
-    relu: bool = False
-
-
-Step: TypeAlias = Block | Average | Full
-
-
-def steps_of(spec: ModelSpec) -> list[Step]:
-    """Return the model as steps that the kernels have; ConfigError where there is none for a layer in its place."""
-    steps: list[Step] = []
-    shape, flat = spec.input_shape, False
-    for layer in spec.layers:
-        last = steps[-1] if steps else None
-        if isinstance(layer, Conv) and not flat and layer.outputs % _TILE == 0 and layer.kernel <= _TILE:
-            steps.append(Block(layer, *shape[1:]))
-        elif isinstance(layer, Linear):
-            steps.append(Full(layer))
-        elif _is(layer, "AdaptiveAvgPool2d") and not flat:
-            steps.append(Average(shape, _pair(layer)))
-        elif _is(layer, "Flatten"):
-            flat = True
-        elif not _joined(last, layer):
-            raise ConfigError(
-                f"engine.kind native has no kernel for {layer.call()} where it stands in {spec.name}; use "
-                "engine.kind stacked or sequential"
-            )
-        if steps and isinstance(steps[-1], Block | Average):
-            shape = steps[-1].after()
-    return steps
-
-
-def _joined(last: Step | None, layer: Layer) -> bool:
-    """Let the step before take the layer in; tell whether it can."""
-    if isinstance(last, Block) and not last.pool:
-        if isinstance(layer, GroupNorm) and not last.groups and not last.relu:
-            last.groups = layer.groups
-            return True
-        if _is(layer, "ReLU"):
-            last.relu = True
-            return True
-        if _is(layer, "MaxPool2d") and isinstance(layer, Plain) and layer.arguments == (2,):
-            last.pool = True
-            return True
-    if isinstance(last, Full) and _is(layer, "ReLU"):
-        last.relu = True
-        return True
-    return False
-
-
-def _is(layer: Layer, kind: str) -> bool:
-    return isinstance(layer, Plain) and layer.kind == kind
-
-
-def _pair(layer: Layer) -> tuple[int, int]:
-    """Return the two sides that an adaptive pool gives."""
-    sides: Any = layer.call()[1][0]
-    return int(sides[0]), int(sides[1])
+_PAIRS = 16
+"""Pairs of channels in a tile of AMX."""
 
 
 @dataclass(slots=True)
@@ -118,6 +21,7 @@ class _Writer:
     lanes: int
     groups: int
     bf16: bool
+    amx: bool
     at: int = 64
     """Where the next place begins; before the first one there is room for a row's left border."""
     weights: int = 0
@@ -149,10 +53,13 @@ class _Writer:
         return f"(uint16_t *)({where})"
 
 
-def model_source(spec: ModelSpec, *, lanes: int, batch: int, bf16: bool) -> str:
-    """Return model.c for batches of at most `batch` samples, `lanes` in a vector; ConfigError."""
+def model_source(spec: ModelSpec, *, lanes: int, batch: int, bf16: bool, amx: bool = False) -> str:
+    """Return model.c for batches of at most `batch` samples, `lanes` in a vector; ConfigError.
+
+    `amx`: products of bf16 numbers are taken in tiles where a convolution's channels fill them.
+    """
     steps = steps_of(spec)
-    out = _Writer(lanes, -(-batch // lanes), bf16)
+    out = _Writer(lanes, -(-batch // lanes), bf16, bf16 and amx)
     channels, height, width = spec.input_shape
     border = _border(steps[0])
     out.x = out.place(channels * height * (width + border), border)
@@ -203,6 +110,7 @@ def _block(out: _Writer, number: int, step: Block, after: int) -> None:
     conv, name, first = step.conv, f"block{number}", number == 0
     (height, width), (_, rows, columns) = step.sides(), step.after()
     bf16 = out.bf16 and conv.inputs > 1
+    unfold = _unfold(conv, first=first) if bf16 and out.amx else 0
     flipped = 0 if first else conv.kernel - 1 - conv.padding
     plane_x, plane_y = step.height * (step.width + conv.padding), height * (width + flipped)
     result = out.place(conv.outputs * rows * (columns + after), after)
@@ -215,7 +123,13 @@ def _block(out: _Writer, number: int, step: Block, after: int) -> None:
         "d_x": out.gradient,
         "moments": out.place(2 * max(1, step.groups)),
     }
-    if bf16:
+    if unfold:
+        depth, pairs = conv.inputs * unfold, (conv.inputs * unfold + 1) // 2
+        members["x_pairs"] = out.place(pairs * plane_x, min(_PAIRS, pairs) * conv.padding)
+        members["y_pairs"] = out.place(conv.outputs // 2 * plane_y, min(_PAIRS, conv.outputs // 2) * flipped)
+        members["x_half"] = out.half(out.lanes * -(-depth // _PAIRS) * plane_x, out.lanes * (conv.padding + 1))
+        members["y_half"] = out.half(conv.outputs * height * (width + 1), 0)
+    elif bf16:
         members["x_pairs"] = out.place((conv.inputs + 1) // 2 * plane_x, conv.padding)
         members["y_pairs"] = out.place((conv.outputs + 1) // 2 * plane_y, flipped)
         members["x_half"] = out.half(conv.inputs * plane_x, conv.padding)
@@ -226,7 +140,7 @@ def _block(out: _Writer, number: int, step: Block, after: int) -> None:
     gamma, beta = (out.params(conv.outputs if step.groups else 0) for _ in range(2))
     numbers = (
         *(conv.inputs, conv.outputs, conv.kernel, conv.padding, step.height, step.width),
-        *(step.groups, int(step.relu), int(step.pool), int(bf16), int(first), after),
+        *(step.groups, int(step.relu), int(step.pool), int(bf16), int(first), after, unfold),
     )
     out.declared += [
         f"static const Block {name} = {{{', '.join(map(str, numbers))}}};",
@@ -234,15 +148,24 @@ def _block(out: _Writer, number: int, step: Block, after: int) -> None:
         f"  return (Lanes){{{', '.join(f'.{key} = {value}' for key, value in members.items())}}};",
         "}",
     ]
-    out.pack.append(f"  pack_forward({name}, {weight}, {packed});")
+    pack = "pack_tiles" if unfold else "pack"
+    out.pack.append(f"  {pack}_forward({name}, {weight}, {packed});")
     if not first:
-        out.pack.append(f"  if (training) pack_backward({name}, {weight}, {turned});")
+        out.pack.append(f"  if (training) {pack}_backward({name}, {weight}, {turned});")
     out.forward.append(f"  block_forward({name}, {name}_lanes(s, g), {packed}, {bias}, {gamma}, {beta}, training);")
     out.backward.append(
         f"  {{\n    Lanes l[{out.groups}];\n    for (int g = 0; g < groups; g++) l[g] = {name}_lanes(s, g);\n"
         f"    block_backward({name}, l, groups, {turned}, lr, {weight}, {bias}, {gamma}, {beta});\n  }}"
     )
     out.x, out.gradient = result, gradient
+
+
+def _unfold(conv: Conv, *, first: bool) -> int:
+    """Return how many columns of the kernel stand among the channels of tiles; 0 where these would not fill them."""
+    unfold = conv.kernel if first and conv.inputs * conv.kernel <= 2 * _PAIRS else 1
+    summed = (conv.outputs, conv.inputs * unfold)
+    whole = conv.outputs % _PAIRS == 0 and (first or conv.inputs % _PAIRS == 0)
+    return unfold if whole and all(count <= 2 * _PAIRS or count % (2 * _PAIRS) == 0 for count in summed) else 0
 
 
 def _average(out: _Writer, number: int, step: Average, after: int) -> None:

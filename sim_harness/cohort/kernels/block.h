@@ -9,6 +9,7 @@ typedef struct {
   int bf16;                                        /* whether products are of bf16 numbers */
   int first;                                       /* whether its input needs no gradient */
   int border;                                      /* zeros that the next block wants beside each row */
+  int unfold; /* AMX: columns of the kernel that stand among the channels, 1: none do; 0: no AMX for this block */
 } Block;
 
 /* Rows are stored with the zeros between them: each row's right border is the next row's left one. */
@@ -28,5 +29,5 @@ typedef struct { /* of one group of lanes */
   vec *d_x;      /* [inputs][height][width] */
   vec *moments;  /* [groups][2]: mean, 1 / standard deviation */
   vec *x_pairs, *y_pairs;     /* bf16: x and the gradient of y, two channels interleaved in each vector */
-  uint16_t *x_half, *y_half;  /* bf16: the same, LANES numbers a position */
+  uint16_t *x_half, *y_half;  /* bf16: the same, LANES numbers a position; all four with AMX in the order of amx.h */
 } Lanes;

@@ -1,14 +1,22 @@
 /* All that a generated model.c calls. */
 #pragma once
 #include "activate.h"
+#include "amx.h"
 #include "conv.h"
 #include "conv_gradient.h"
 #include "half.h"
 #include "linear.h"
 #include "pool.h"
 
-INLINE void block_forward(Block b, Lanes l, const float *packed, const float *bias, const float *gamma,
-                          const float *beta, int training) {
+/* The convolution, and for training the copy of its input that its weights' gradient wants. */
+INLINE void convolve(Block b, Lanes l, const float *packed, const float *bias, int training) {
+#ifdef AMX
+  if (b.unfold) {
+    tile_forward(b, l, packed, bias);
+    if (training) input_tiles(b, l);
+    return;
+  }
+#endif
 #ifdef __AVX512BF16__
   if (b.bf16) {
     to_pairs(l.x, b.inputs, b.height * x_stride(b), l.x_pairs);
@@ -16,6 +24,39 @@ INLINE void block_forward(Block b, Lanes l, const float *packed, const float *bi
   }
 #endif
   conv_forward(b, l, packed, bias);
+}
+
+/* The input's gradient, unless nobody wants that, and the copy of the output's that the weights' gradient wants. */
+INLINE void convolve_backward(Block b, Lanes l, const float *packed) {
+#ifdef AMX
+  if (b.unfold) {
+    gradient_tiles(b, l);
+    if (!b.first) tile_backward(b, l, packed);
+    return;
+  }
+#endif
+#ifdef __AVX512BF16__
+  if (b.bf16) {
+    to_half(l.y, b.outputs * out_height(b), out_width(b), y_stride(b), dy_stride(b), l.y_half);
+    if (!b.first) to_pairs(l.y, b.outputs, out_height(b) * y_stride(b), l.y_pairs);
+  }
+#endif
+  if (!b.first) conv_backward(b, l, packed);
+}
+
+INLINE void step_convolution(Block b, const Lanes *lanes, int groups, float lr, float *w) {
+#ifdef AMX
+  if (b.unfold) {
+    tile_step(b, lanes, groups, lr, w);
+    return;
+  }
+#endif
+  step_conv(b, lanes, groups, lr, w);
+}
+
+INLINE void block_forward(Block b, Lanes l, const float *packed, const float *bias, const float *gamma,
+                          const float *beta, int training) {
+  convolve(b, l, packed, bias, training);
   activate(b, l, gamma, beta);
 }
 
@@ -26,14 +67,8 @@ INLINE void block_backward(Block b, const Lanes *lanes, int groups, const float 
   memset(gradient, 0, sizeof gradient);
   for (int g = 0; g < groups; g++) {
     activate_backward(b, lanes[g], gamma, beta, gradient);
-#ifdef __AVX512BF16__
-    if (b.bf16) {
-      to_half(lanes[g].y, b.outputs * out_height(b), out_width(b), y_stride(b), dy_stride(b), lanes[g].y_half);
-      if (!b.first) to_pairs(lanes[g].y, b.outputs, out_height(b) * y_stride(b), lanes[g].y_pairs);
-    }
-#endif
-    if (!b.first) conv_backward(b, lanes[g], packed);
+    convolve_backward(b, lanes[g], packed);
   }
-  step_conv(b, lanes, groups, lr, w);
+  step_convolution(b, lanes, groups, lr, w);
   step_channels(b, gradient, lr, bias, gamma, beta);
 }

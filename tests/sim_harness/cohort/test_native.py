@@ -20,7 +20,7 @@ from sim_harness.cohort.engine import Corpus, Learning, Work
 from sim_harness.cohort.engine import Test as ModelTest
 from sim_harness.cohort.native import NativeEngine, default_precision
 from sim_harness.cohort.native_build import Compiler, find_compiler
-from sim_harness.cohort.native_source import steps_of
+from sim_harness.cohort.native_steps import steps_of
 from sim_harness.cohort.sequential import SequentialEngine
 from sim_harness.scenario_sections import EngineSection
 
@@ -31,15 +31,6 @@ LEARNING = Learning(local_steps=10, batch_size=16, lr=0.02, seed=1)
 SAMPLES = 90
 CLOSE = {"fp32": 1e-4, "bf16": 3e-2}
 """What the parameters of a round may be off torch's: where rounding moves the maximum of a pool, more than rounding."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    """Keep all builds of these tests in one folder of their own."""
-    folder = tmp_path_factory.mktemp("cache")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(folder))
-        yield folder / "skiptrain-agent" / "kernels"
 
 
 def corpus(model: ModelShape = DIGITS, sizes: tuple[int, ...] = (40, 5, 17), scale: float = 1.0) -> Corpus:
@@ -58,6 +49,11 @@ def works(of: Corpus, seed: int = 1) -> list[Work]:
     return [Work(node, 3, 100 + node, start, np.full_like(start, 7.0)) for node in range(len(of.train))]
 
 
+def reference(of: Corpus, learning: Learning = LEARNING, _: EngineSection = FP32) -> SequentialEngine:
+    """Return a device's own trainer, in this process."""
+    return SequentialEngine(of, learning)
+
+
 def trained(kind, of: Corpus, learning: Learning = LEARNING, how: EngineSection = FP32):
     """Return the outcomes of a round, and what every node's parameters are after it."""
     engine, todo = kind(of, learning, how), works(of)
@@ -73,13 +69,13 @@ def precisions() -> list[str]:
 
 def assert_close(of: Corpus, learning: Learning = LEARNING) -> None:
     """Compare a round of the engine, in every precision, with one of the reference."""
-    wanted, params = trained(SequentialEngine, of, learning)
+    wanted, params = trained(reference, of, learning)
     assert not any(outcome.error for outcome in wanted)
     for precision in precisions():
         outcomes, ours = trained(NativeEngine, of, learning, EngineSection(precision=precision))
-        for mine, reference, a, b in zip(outcomes, wanted, ours, params, strict=True):
-            assert mine.loss == pytest.approx(reference.loss, rel=CLOSE[precision])
-            assert (mine.steps, mine.error) == (reference.steps, "")
+        for mine, theirs, a, b in zip(outcomes, wanted, ours, params, strict=True):
+            assert mine.loss == pytest.approx(theirs.loss, rel=CLOSE[precision])
+            assert (mine.steps, mine.error) == (theirs.steps, "")
             assert np.abs(a - b).max() < CLOSE[precision]
 
 
@@ -145,13 +141,13 @@ def round_of(of: Corpus, nodes: list[int], how: EngineSection) -> list[np.ndarra
 def test_what_goes_wrong_is_said_as_the_trainer_says_it(model, learning, said):
     """The same step, and the same words up to the digits of a huge loss; nothing is written."""
     of = corpus(model, (40, 5), scale=100.0)
-    wanted, _ = trained(SequentialEngine, of, learning)
+    wanted, _ = trained(reference, of, learning)
     outcomes, params = trained(NativeEngine, of, learning)
-    for mine, reference in zip(outcomes, wanted, strict=True):
+    for mine, theirs in zip(outcomes, wanted, strict=True):
         assert said in mine.error
-        assert (mine.loss, mine.steps) == (None, reference.steps)
-        assert mine.error.split("was")[0] == reference.error.split("was")[0]
-        assert mine.error.split("at local")[-1] == reference.error.split("at local")[-1]
+        assert (mine.loss, mine.steps) == (None, theirs.steps)
+        assert mine.error.split("was")[0] == theirs.error.split("was")[0]
+        assert mine.error.split("at local")[-1] == theirs.error.split("at local")[-1]
     assert all((out == 7.0).all() for out in params)
 
 
@@ -166,21 +162,23 @@ def test_parameters_that_are_not_numbers_are_an_error():
 
 @pytest.mark.parametrize("samples", [0, 20])
 def test_evaluations_are_the_trainers(samples):
-    """The same chosen samples, own ones too; a model that is no node's has no own test, nor has a node without one."""
+    """The same chosen samples, own ones too, and in fp32 whatever trains; what is no node's model has no own test."""
     of = corpus()
     start = initial_params(model_spec(of.model), 1)
     tests = [ModelTest(start, 0), ModelTest(2 * start, 1), ModelTest(start, None)]
-    reference, ours = SequentialEngine(of, LEARNING, FP32), NativeEngine(of, LEARNING, FP32)
-    for mine, wanted in zip(ours.evaluate(tests, samples), reference.evaluate(tests, samples), strict=True):
-        assert replace(mine, loss=wanted.loss) == wanted
-        assert mine.loss == pytest.approx(wanted.loss, rel=1e-5)
-    ours.close()
+    wanted = reference(of).evaluate(tests, samples)
+    for precision in precisions():
+        ours = NativeEngine(of, LEARNING, EngineSection(precision=precision))
+        for mine, theirs in zip(ours.evaluate(tests, samples), wanted, strict=True):
+            assert replace(mine, loss=theirs.loss) == theirs
+            assert mine.loss == pytest.approx(theirs.loss, rel=1e-5)
+        ours.close()
 
 
 def test_a_build_is_made_and_checked_once(cache: Path, monkeypatch):
-    """A second engine neither compiles nor compares; what stands in the cache is a library and its mark."""
+    """A second engine neither compiles nor compares; what stands in the cache are libraries and their marks."""
     NativeEngine(corpus(), LEARNING, FP32).close()
-    assert {path.suffix for path in cache.iterdir()} == {".so", ".checked"}
+    assert {path.suffix for path in cache.iterdir()} <= {".so", ".checked", ".refused"}
     monkeypatch.setattr(native_build, "_compile", None)
     monkeypatch.setattr(native_kernels.Kernels, "off", None)
     NativeEngine(corpus(), LEARNING, FP32).close()
@@ -198,7 +196,7 @@ def test_a_build_that_disagrees_with_torch_is_refused(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(native_kernels, "TOLERANCE", {"fp32": 0.0})
     for _ in range(2):
-        with pytest.raises(TrainingError, match=r"off torch's parameters after 2 steps"):
+        with pytest.raises(TrainingError, match=r"off what torch makes of it in 2 steps"):
             NativeEngine(corpus(), LEARNING, FP32)
 
 
