@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import csv
 import mmap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 
-from agent.core.mixing import adopt
 from agent.core.types import NodeId, Params, RoundRecord
 from agent.learning.trainer import Evaluation
 from sim_harness.cohort.engine import Test
 from sim_harness.evidence import EVALUATION_COLUMNS, ROUND_COLUMNS, Totals, decimals, evaluation_row, round_row
+from sim_harness.exchange import Exchange
 
 CONSENSUS_COLUMNS = ("round", "accuracy", "loss", "distance_rms")
 _HELD_ROUNDS = 3
@@ -40,19 +40,20 @@ class Kept:
 
 
 class EmulatedEvidence:
-    """An observer of an emulation that writes its files."""
+    """An observer of an emulation that writes its files; of several processes, the one that leads does."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0917
         self,
         folder: Path,
         nodes: Sequence[NodeId],
         evaluate: Callable[[Sequence[Test]], list[Evaluation]],
         flush: Callable[[], None],
         tell: Callable[[str], None],
+        exchange: Exchange,
     ) -> None:
         """Take what tests models, what computes all numbers that were put off, and what tells people something."""
         self.kept = Kept()
-        self._folder, self._nodes = folder, nodes
+        self._folder, self._nodes, self._exchange = folder, nodes, exchange
         self._evaluate, self._flush, self._tell = evaluate, flush, tell
         self._records: list[RoundRecord] = []
         self._files = {
@@ -62,6 +63,7 @@ class EmulatedEvidence:
                 ("evaluation.csv", EVALUATION_COLUMNS),
                 ("consensus.csv", CONSENSUS_COLUMNS),
             )
+            if exchange.leads
         }
 
     def resume(self, kept: Kept) -> None:
@@ -100,7 +102,11 @@ class EmulatedEvidence:
         """Write all records that are there."""
         self._flush()
         records, self._records = self._records, []
-        csv.writer(self._files["rounds.part.csv"]).writerows(round_row(record) for record in records)
+        self._write("rounds.part.csv", (round_row(record) for record in records))
+
+    def _write(self, name: str, rows: Iterable[Sequence[object]]) -> None:
+        if name in self._files:
+            csv.writer(self._files[name]).writerows(rows)
 
     def checkpoint(self) -> Kept:
         """Bring everything to disk and return what to keep."""
@@ -116,6 +122,8 @@ class EmulatedEvidence:
             self._test(round_)
         self.settle()
         self.close()
+        if not self._exchange.leads:
+            return
         part = self._folder / "rounds.part.csv"
         _sort_by_node(part, self._folder / "rounds.csv")
         part.unlink()
@@ -129,23 +137,26 @@ class EmulatedEvidence:
         """Test the models of one round, and their average."""
         self._flush()
         models = dict(sorted(self.kept.waiting.pop(round_).items()))
-        average = adopt({self._nodes[node]: params for node, params in models.items()})
+        average = self._exchange.average(list(models.values()))
         tests = [Test(params, node) for node, params in models.items()]
         *found, of_average = self._evaluate([*tests, Test(average, None)])
-        writer = csv.writer(self._files["evaluation.csv"])
-        for node, result in zip(models, found, strict=True):
-            numbers = (result.accuracy, result.own_accuracy, result.loss)
-            writer.writerow(evaluation_row(round_, self._nodes[node], numbers))
+        self._write("evaluation.csv", (self._row(round_, node, found[i]) for i, node in enumerate(models)))
         if round_ not in self.kept.known_rounds:
             self.kept.known_rounds.add(round_)
-            numbers = (of_average.accuracy, of_average.loss, distance_rms(list(models.values()), average))
-            csv.writer(self._files["consensus.csv"]).writerow([round_, *decimals(numbers)])
+            distance = self._distance_rms(list(models.values()), average)
+            numbers = (of_average.accuracy, of_average.loss, distance)
+            self._write("consensus.csv", [[round_, *decimals(numbers)]])
 
+    def _row(self, round_: int, node: int, result: Evaluation) -> list[object]:
+        return evaluation_row(round_, self._nodes[node], (result.accuracy, result.own_accuracy, result.loss))
 
-def distance_rms(models: Sequence[Params], average: Params) -> float:
-    """Return the root mean square, over all models, of the Euclidean distance to their average."""
-    squares = [float(np.square(params - average, dtype=np.float64).sum()) for params in models]
-    return float(np.sqrt(np.mean(squares)))
+    def _distance_rms(self, models: Sequence[Params], average: Params) -> float:
+        """Return the root mean square, over all models, of the Euclidean distance to their average."""
+
+        def squared(params: Params) -> float:
+            return float(np.square(params - average, dtype=np.float64).sum())
+
+        return float(np.sqrt(np.mean(self._exchange.measure(models, squared))))
 
 
 def _open(path: Path, columns: Sequence[str]) -> IO[str]:
