@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import socket
 import struct
 from collections.abc import Iterable, Iterator, Mapping
@@ -28,6 +29,8 @@ SILENCE_S: Final = 600.0
 _SIOCGIFADDR: Final = 0x8915
 """Ask an interface for its IPv4 address, netdevice(7)."""
 _NAME_BYTES, _ADDRESS_AT = 15, slice(20, 24)
+_PLACE: Final = re.compile(r"^\[\S+\] ")
+"""Where in its own source gloo found an error."""
 _VARIABLES: Final = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 
 _T = TypeVar("_T")
@@ -158,7 +161,8 @@ def _said(what: str) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, ValueError, OSError) as error:
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        line = next(iter(str(error).splitlines()), "") or type(error).__name__
+        reason = _PLACE.sub("", line).partition(". ")[0]
         raise AgentError(
             f"{what} ({reason}); look at what the others said and start all of them again, with --resume where there "
             "is a checkpoint (docs/distributed.md)"
