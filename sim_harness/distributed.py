@@ -11,7 +11,7 @@ import os
 import re
 import socket
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -19,13 +19,14 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
 from agent.core.types import Params
 from agent.errors import AgentError, ConfigError
 
 SILENCE_S: Final = 600.0
 """How long a process waits for another: longer than one may train while the others have nothing to do."""
+MESSAGE_BYTES: Final = 1 << 20
+"""Arrays travel together until they are so large."""
 _SIOCGIFADDR: Final = 0x8915
 """Ask an interface for its IPv4 address, netdevice(7)."""
 _NAME_BYTES, _ADDRESS_AT = 15, slice(20, 24)
@@ -88,26 +89,48 @@ class World:
         texts = [bytes(text[: int(size)].numpy()) for text, size in zip(heard, sizes, strict=True)]
         return [msgspec.msgpack.decode(text, type=of) for text in texts]
 
-    def swap(self, give: Mapping[int, Iterable[npt.NDArray[np.float32]]], take: Mapping[int, Iterable[Params]]) -> None:
-        """Send rows to the processes of those ranks, and fill these rows with what they send; in order, by rank."""
+    def swap(self, give: Mapping[int, Sequence[Params]], take: Mapping[int, Sequence[Params]]) -> None:
+        """Send arrays to the processes of those ranks, and fill these arrays with what they send; in order, by rank.
+
+        Both sides give as many arrays of the same sizes, each C-contiguous.
+        """
         import torch
         from torch import distributed
 
+        arriving: list[tuple[list[Params], Params]] = []
         with self._together():
-            under_way = [
-                distributed.irecv(torch.from_numpy(row), src=rank, tag=tag)
-                for rank, rows in sorted(take.items())
-                for tag, row in enumerate(rows)
-            ]
-            for rank, rows in sorted(give.items()):
-                for tag, row in enumerate(rows):
-                    self.sent_bytes += row.nbytes
-                    under_way.append(distributed.isend(torch.from_numpy(row), dst=rank, tag=tag))
+            under_way = []
+            for rank, arrays in sorted(take.items()):
+                for tag, group in enumerate(messages(arrays)):
+                    whole = np.empty(sum(array.size for array in group), np.float32)
+                    arriving.append((group, whole))
+                    under_way.append(distributed.irecv(torch.from_numpy(whole), src=rank, tag=tag))
+            for rank, arrays in sorted(give.items()):
+                for tag, group in enumerate(messages(arrays)):
+                    whole = np.concatenate([array.reshape(-1) for array in group])
+                    self.sent_bytes += whole.nbytes
+                    under_way.append(distributed.isend(torch.from_numpy(whole), dst=rank, tag=tag))
             for message in under_way:
                 message.wait()
+        for group, whole in arriving:
+            ends = np.cumsum([array.size for array in group])
+            for array, part in zip(group, np.split(whole, ends[:-1]), strict=True):
+                array[...] = part.reshape(array.shape)
 
     def _together(self) -> Any:
         return _said(f"process {self.rank} of {self.size} has lost another one, which has ended or cannot be reached")
+
+
+def messages(arrays: Iterable[Params]) -> Iterator[list[Params]]:
+    """Yield the arrays as they travel together: each message takes time of its own, each copy takes memory."""
+    group: list[Params] = []
+    for array in arrays:
+        group.append(array)
+        if sum(one.nbytes for one in group) >= MESSAGE_BYTES:
+            yield group
+            group = []
+    if group:
+        yield group
 
 
 def open_world() -> World | None:

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
+import numpy as np
 import pytest
 from rich.console import Console
 
 from agent.errors import AgentError, ConfigError
 from sim_harness import distributed
-from sim_harness.distributed import World, interface_to, open_world, share_of
+from sim_harness.distributed import MESSAGE_BYTES, World, interface_to, messages, open_world, share_of
 from sim_harness.emulation import run_emulated
 from sim_harness.mosquitto import free_port
 from sim_harness.scenario import load_scenario
@@ -222,6 +223,19 @@ def test_processes_of_a_host_share_its_cores(cores: int, size: int) -> None:
     assert {core for share in shares for core in share} == set(range(cores))
     assert all(shares)
     assert cores < size or sum(map(len, shares)) == cores
+
+
+def test_small_arrays_travel_together_and_large_ones_alone() -> None:
+    """In their order, and none is lost."""
+    arrays = [np.empty(size, np.float32) for size in (10, 10, MESSAGE_BYTES // 4, 1, MESSAGE_BYTES, 5)]
+    groups = list(messages(arrays))
+    assert [id(array) for group in groups for array in group] == [id(array) for array in arrays]
+    assert [[array.size for array in group] for group in groups] == [
+        [10, 10, MESSAGE_BYTES // 4],
+        [1, MESSAGE_BYTES],
+        [5],
+    ]
+    assert list(messages([])) == []
 
 
 def test_the_interface_is_the_one_that_leads_to_the_first_host() -> None:

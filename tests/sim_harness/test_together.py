@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,7 +63,7 @@ class Thread(World):
         """Return the largest."""
         return max(self.gather(int(number), int))
 
-    def swap(self, give: Mapping[int, Iterable[Any]], take: Mapping[int, Iterable[Params]]) -> None:
+    def swap(self, give: Mapping[int, Sequence[Any]], take: Mapping[int, Sequence[Params]]) -> None:
         """Send and receive copies."""
         assert self.meeting is not None
         for rank, rows in give.items():
