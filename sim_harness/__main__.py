@@ -112,10 +112,20 @@ def _live(args: argparse.Namespace) -> int:
 
 def _emulate(args: argparse.Namespace) -> int:
     scenario, console = resolve(args), console_with("matplotlib")
-    from sim_harness.emulation import run_emulated
+    from sim_harness.distributed import open_world
+    from sim_harness.emulation import Stopped, run_emulated
 
+    world = open_world()
+    follows = world is not None and world.rank > 0
+    console.quiet = follows
     console.print(f"{scenario.nodes} nodes, {scenario.rounds} rounds, {scenario.policy.name}; files in {args.out}")
-    return _show(run_emulated(scenario, args.out, console, resume=args.resume), args.out, console)
+    try:
+        values = run_emulated(scenario, args.out, console, resume=args.resume, world=world)
+    except Stopped:
+        if follows:
+            return 130  # the first process says it
+        raise
+    return 0 if follows else _show(values, args.out, console)
 
 
 def _run(scenario: Scenario, broker: str, out: Path) -> int:

@@ -2,7 +2,8 @@
 
 Each machine mixes in its own time; what it gets is a row that holds nothing yet. `flush` computes all rows, each by
 `weighted_sum` of the core: they are the rows of one product of the mixing matrix with the stacked models, in any order
-and on any number of threads. Whoever reads a row calls `flush` before.
+and on any number of threads. Whoever reads a row calls `flush` before. Where several processes emulate one fleet, each
+computes the rows of its own nodes.
 """
 
 from __future__ import annotations
@@ -10,12 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
 from agent.core.mixing import weighted_sum
 from agent.core.types import NodeId, Params, params_digest
+from sim_harness.exchange import Alone, Exchange, Mixture
 
 _T = TypeVar("_T")
 
@@ -44,45 +46,6 @@ class LateDigest(str):
         return LateDigest, (self.value,)
 
 
-@dataclass(frozen=True, slots=True)
-class Mixture:
-    """A row to be computed: the weighted sum of other rows."""
-
-    owner: int
-    """The node, by its place, that has mixed."""
-    out: Params
-    rows: tuple[Params, ...]
-    weights: tuple[float, ...]
-
-
-class Exchange(Protocol):
-    """Where the nodes of a fleet are computed, and how rows get from one place to another."""
-
-    def is_here(self, owner: int) -> bool:
-        """Say whether this process computes what that node's models hold."""
-
-    def share(self, wave: Sequence[Mixture]) -> None:
-        """Bring what the mixtures of this process need of others', and give what theirs need."""
-
-    def digests(self, found: dict[int, str], owners: Sequence[int]) -> list[str]:
-        """Return the digests of rows of these owners, given those of this process by their place in the list."""
-
-
-class Alone:
-    """All nodes are computed in this process."""
-
-    def is_here(self, owner: int) -> bool:  # noqa: ARG002
-        """Return True."""
-        return True
-
-    def share(self, wave: Sequence[Mixture]) -> None:
-        """Return None: everything is here."""
-
-    def digests(self, found: dict[int, str], owners: Sequence[int]) -> list[str]:
-        """Return what was found."""
-        return [found[i] for i in range(len(owners))]
-
-
 class Deferred:
     """The arithmetic of all machines of a fleet."""
 
@@ -101,9 +64,10 @@ class Deferred:
         """Return the row that will hold the weighted sum, as `agent.core.mixing.mix` orders it."""
         order = sorted(weights)
         rows = tuple(models[node] for node in order)
-        mixture = Mixture(owner, np.empty_like(rows[0]), rows, tuple(weights[node] for node in order))
+        out = self._exchange.row(owner, len(rows[0]))
+        mixture = Mixture(owner, out, rows, tuple(weights[node] for node in order))
         self._mixtures.append(mixture)
-        return mixture.out
+        return out
 
     def digest(self, owner: int, params: Params) -> LateDigest:
         """Return what will be the digest of that row."""
@@ -120,8 +84,7 @@ class Deferred:
         """Compute all rows, then all digests."""
         mixtures, self._mixtures = self._mixtures, []
         for wave in waves(mixtures):
-            self._exchange.share(wave)
-            self._compute([mixture for mixture in wave if self._exchange.is_here(mixture.owner)])
+            self._compute(self._exchange.share(wave))
         waiting, self._digests = self._digests, []
         if waiting:
             self._tell(waiting)

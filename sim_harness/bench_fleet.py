@@ -26,6 +26,7 @@ from sim_harness.arithmetic import Deferred
 from sim_harness.bench import Settings, timed
 from sim_harness.emulated_evidence import EmulatedEvidence
 from sim_harness.emulator import Emulator, State, VirtualNode
+from sim_harness.exchange import Alone
 from sim_harness.network_model import NetworkModel
 from sim_harness.network_sections import NetworkSection
 from sim_harness.powered import Powered, VirtualClock
@@ -89,7 +90,7 @@ class _Relays:
             for i, (node, params) in enumerate(zip(ids, self.models, strict=True))
         ]
         self._arithmetic = Deferred(len(os.sched_getaffinity(0)))
-        self._evidence = EmulatedEvidence(folder, ids, lambda _: [], self._arithmetic.flush, lambda _: None)
+        self._evidence = EmulatedEvidence(folder, ids, lambda _: [], self._arithmetic.flush, lambda _: None, Alone())
         trainings = Trainings(lambda _: [], self._arithmetic.flush)
         network = NetworkModel(NetworkSection(delay_s=(0.01, 0.01)), ids, 1)
         self._emulator = Emulator(State(devices, clock), start, network, trainings, self._arithmetic, self._evidence)

@@ -12,7 +12,7 @@ import importlib
 import os
 import pickle
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from agent.core.types import Params
 from agent.errors import DataError
+from sim_harness.exchange import Elsewhere
 
 FORMAT: Final = 1
 _FILES: Final = ("state", "models.npy")
@@ -46,8 +47,13 @@ _NAMES: Final = {
 """What a state is made of besides the classes of the core; what `msgspec` rebuilds is of a class that is named, too."""
 
 
-def save(folder: Path, number: int, state: object, known: Mapping[str, object]) -> None:
-    """Write checkpoint `number` and forget the one before; `known` are objects that stay outside, by their names."""
+def save(
+    folder: Path, number: int, state: object, known: Mapping[str, object], written: Callable[[], object] = lambda: None
+) -> None:
+    """Write checkpoint `number` and forget the one before; `known` are objects that stay outside, by their names.
+
+    `written` is called when it is on disk and the one before still is.
+    """
     place = folder / f"{number}"
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
@@ -58,6 +64,7 @@ def save(folder: Path, number: int, state: object, known: Mapping[str, object]) 
     with (place / "models.npy").open("wb") as file:
         np.save(file, np.stack(pickler.rows) if pickler.rows else np.empty((0, 0), np.float32))
         _sync(file)
+    written()
     current = folder / "current.tmp"
     current.write_text(" ".join([f"{number}", *(_sha256(place / name) for name in _FILES)]) + "\n", encoding="ascii")
     current.replace(folder / "current")
@@ -66,17 +73,40 @@ def save(folder: Path, number: int, state: object, known: Mapping[str, object]) 
             shutil.rmtree(other)
 
 
+def name_of(rank: int, size: int) -> str:
+    """Return the folder, among all checkpoints, of one of `size` processes; there is none for a process alone."""
+    return f"process-{rank}-of-{size}" if size > 1 else ""
+
+
+def processes(folder: Path) -> list[int]:
+    """Return of how many processes there are checkpoints to go on from; one of them is enough to know."""
+    found = {int(place.parent.name.rpartition("-")[2]) for place in folder.glob("process-*-of-*/current")}
+    return sorted(found | ({1} if (folder / "current").exists() else set()))
+
+
 def exists(folder: Path) -> bool:
     """Say whether there is a checkpoint to go on from."""
-    return (folder / "current").exists()
+    return bool(processes(folder))
 
 
-def load(folder: Path, known: Mapping[str, object]) -> tuple[int, Any]:
-    """Return the newest checkpoint's number and state; DataError where it is damaged, or of another release."""
+def load(
+    folder: Path, known: Mapping[str, object], newest: Callable[[int], int] = lambda number: number
+) -> tuple[int, Any]:
+    """Return the newest checkpoint's number and state; DataError where it is damaged, or of another release.
+
+    `newest` takes what was the newest one when `save` ended, and says which to read: of several processes, one may have
+    been stopped between writing its part and saying so.
+    """
     try:
-        number, *digests = (folder / "current").read_text(encoding="ascii").split()
-        place = folder / f"{int(number)}"
-        _check(place, digests)
+        current, *digests = (folder / "current").read_text(encoding="ascii").split()
+        number = int(current)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{folder}: the checkpoint cannot be read ({error!r}); run the scenario again") from error
+    number = newest(number)
+    try:
+        place = folder / f"{number}"
+        if number == int(current):
+            _check(place, digests)
         models = np.load(place / "models.npy", allow_pickle=False)
         with (place / "state").open("rb") as file:
             format_, state = _Unpickler(file, known, models).load()
@@ -106,16 +136,19 @@ def _sync(file: IO[bytes]) -> None:
 
 
 class _Pickler(pickle.Pickler):
-    """Leaves models and known objects out."""
+    """Leaves models and known objects out; what stands for another process's model stays what it is."""
 
     def __init__(self, file: IO[bytes], known: Mapping[str, object]) -> None:
         super().__init__(file, protocol=pickle.HIGHEST_PROTOCOL)
         self.rows: list[Params] = []
         self._places: dict[int, int] = {}
+        self._elsewhere: dict[int, int] = {}
         self._names = {id(thing): name for name, thing in known.items()}
 
     def persistent_id(self, obj: object) -> object:
         """Return what stands for a model or a known object; None for all else."""
+        if isinstance(obj, Elsewhere):
+            return self._elsewhere.setdefault(id(obj), len(self._elsewhere)), obj.process, len(obj)
         if isinstance(obj, np.ndarray):
             if id(obj) not in self._places:
                 self._places[id(obj)] = len(self.rows)
@@ -131,9 +164,13 @@ class _Unpickler(pickle.Unpickler):
         super().__init__(file)
         self._known = known
         self._rows = [row.copy() for row in models]
+        self._elsewhere: dict[int, Elsewhere] = {}
 
     def persistent_load(self, pid: Any) -> object:
         """Return the model or the known object."""
+        if isinstance(pid, tuple):
+            number, process, size = pid
+            return self._elsewhere.setdefault(number, Elsewhere.of(process, size))
         return self._known[pid] if isinstance(pid, str) else self._rows[pid]
 
     def find_class(self, module: str, name: str) -> Any:

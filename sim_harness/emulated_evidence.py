@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import mmap
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
 from pathlib import Path
@@ -16,12 +16,12 @@ from typing import IO, Any, Final
 
 import numpy as np
 
-from agent.core.mixing import adopt
 from agent.core.types import NodeId, Params, RoundRecord
 from agent.errors import DataError
 from agent.learning.trainer import Evaluation
 from sim_harness.cohort.engine import Test
 from sim_harness.evidence import EVALUATION_COLUMNS, ROUND_COLUMNS, Totals, decimals, evaluation_row, round_row
+from sim_harness.exchange import Exchange
 
 CONSENSUS_COLUMNS = ("round", "accuracy", "loss", "distance_rms")
 _COLUMNS = {"rounds": ROUND_COLUMNS, "evaluation": EVALUATION_COLUMNS, "consensus": CONSENSUS_COLUMNS}
@@ -50,22 +50,25 @@ class Kept:
 
 
 class EmulatedEvidence:
-    """An observer of an emulation that writes its files."""
+    """An observer of an emulation that writes its files; of several processes, the one that leads does."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0917
         self,
         folder: Path,
         nodes: Sequence[NodeId],
         evaluate: Callable[[Sequence[Test]], list[Evaluation]],
         flush: Callable[[], None],
         tell: Callable[[str], None],
+        exchange: Exchange,
     ) -> None:
         """Take what tests models, what computes all numbers that were put off, and what tells people something."""
         self.kept = Kept()
-        self._folder, self._nodes = folder, nodes
+        self._folder, self._nodes, self._exchange = folder, nodes, exchange
         self._evaluate, self._flush, self._tell = evaluate, flush, tell
         self._records: list[RoundRecord] = []
-        self._files = {name: _open(folder / f"{name}.part.csv", columns) for name, columns in _COLUMNS.items()}
+        self._files = {
+            name: _open(folder / f"{name}.part.csv", columns) for name, columns in _COLUMNS.items() if exchange.leads
+        }
 
     def resume(self, kept: Kept) -> None:
         """Go on from a checkpoint: what was written after it is written again; DataError where anything is missing."""
@@ -105,7 +108,11 @@ class EmulatedEvidence:
         """Write all records that are there."""
         self._flush()
         records, self._records = self._records, []
-        csv.writer(self._files["rounds"]).writerows(round_row(record) for record in records)
+        self._write("rounds", (round_row(record) for record in records))
+
+    def _write(self, name: str, rows: Iterable[Sequence[object]]) -> None:
+        if name in self._files:
+            csv.writer(self._files[name]).writerows(rows)
 
     def checkpoint(self) -> Kept:
         """Bring everything to disk and return what to keep."""
@@ -122,8 +129,8 @@ class EmulatedEvidence:
             self._test(round_)
         self.settle()
         self.close()
-        for name, order in _ORDERS.items():
-            _sort(self._folder / f"{name}.part.csv", self._folder / f"{name}.csv", order)
+        for name in self._files:
+            _sort(self._folder / f"{name}.part.csv", self._folder / f"{name}.csv", _ORDERS[name])
 
     def tidy(self) -> None:
         """Remove what only a run that goes on needs."""
@@ -139,23 +146,26 @@ class EmulatedEvidence:
         """Test the models of one round, and their average."""
         self._flush()
         models = dict(sorted(self.kept.waiting.pop(round_).items()))
-        average = adopt({self._nodes[node]: params for node, params in models.items()})
+        average = self._exchange.average(list(models.values()))
         tests = [Test(params, node) for node, params in models.items()]
         *found, of_average = self._evaluate([*tests, Test(average, None)])
-        writer = csv.writer(self._files["evaluation"])
-        for node, result in zip(models, found, strict=True):
-            numbers = (result.accuracy, result.own_accuracy, result.loss)
-            writer.writerow(evaluation_row(round_, self._nodes[node], numbers))
+        self._write("evaluation", (self._row(round_, node, found[i]) for i, node in enumerate(models)))
         if round_ not in self.kept.known_rounds:
             self.kept.known_rounds.add(round_)
-            numbers = (of_average.accuracy, of_average.loss, distance_rms(list(models.values()), average))
-            csv.writer(self._files["consensus"]).writerow([round_, *decimals(numbers)])
+            distance = self._distance_rms(list(models.values()), average)
+            numbers = (of_average.accuracy, of_average.loss, distance)
+            self._write("consensus", [[round_, *decimals(numbers)]])
 
+    def _row(self, round_: int, node: int, result: Evaluation) -> list[object]:
+        return evaluation_row(round_, self._nodes[node], (result.accuracy, result.own_accuracy, result.loss))
 
-def distance_rms(models: Sequence[Params], average: Params) -> float:
-    """Return the root mean square, over all models, of the Euclidean distance to their average."""
-    squares = [float(np.square(params - average, dtype=np.float64).sum()) for params in models]
-    return float(np.sqrt(np.mean(squares)))
+    def _distance_rms(self, models: Sequence[Params], average: Params) -> float:
+        """Return the root mean square, over all models, of the Euclidean distance to their average."""
+
+        def squared(params: Params) -> float:
+            return float(np.square(params - average, dtype=np.float64).sum())
+
+        return float(np.sqrt(np.mean(self._exchange.measure(models, squared))))
 
 
 def _open(path: Path, columns: Sequence[str]) -> IO[str]:

@@ -14,26 +14,29 @@ from typing import Any
 from msgspec.structs import replace
 from rich.console import Console
 
-from agent.core.mixing import adopt
 from agent.core.round_state import MachineConfig
-from agent.core.types import ModelShape, NodeId, Params, RunDescriptor, Schedule
+from agent.core.types import ModelShape, Params, RunDescriptor, Schedule
 from agent.core.wire import Format, chunk_count
 from agent.errors import AgentError, ConfigError, DataError
 from agent.learning.factory import ModelInfo, describe
 from agent.learning.trainer import Evaluation
 from sim_harness import checkpoint
+from sim_harness.alike import check_alike
 from sim_harness.arithmetic import Deferred
 from sim_harness.cohort.engine import Engine, Learning, Test
 from sim_harness.cohort.registry import open_engine
+from sim_harness.distributed import World
 from sim_harness.emulated_evidence import EmulatedEvidence
 from sim_harness.emulator import Emulator, State, VirtualNode
 from sim_harness.evidence import NodeEnd, Traffic, summary, write_summary
+from sim_harness.exchange import Alone, Exchange, Wish
 from sim_harness.fleet import load_data
 from sim_harness.folders import check_empty, made
 from sim_harness.network_model import NetworkModel
 from sim_harness.powered import Powered, VirtualClock
 from sim_harness.progress import Watch, progress_bar
 from sim_harness.scenario import Scenario, dump_scenario, load_scenario
+from sim_harness.together import Together, edges_of
 from sim_harness.trainings import Trainings
 
 CHECKPOINT_S = 120.0
@@ -46,14 +49,17 @@ class Stopped(KeyboardInterrupt):
     """Somebody ended the emulation, and its checkpoint is written."""
 
 
-def run_emulated(scenario: Scenario, out: Path, console: Console, *, resume: bool = False) -> dict[str, Any]:
+def run_emulated(
+    scenario: Scenario, out: Path, console: Console, *, resume: bool = False, world: World | None = None
+) -> dict[str, Any]:
     """Emulate the scenario; write its files to `out` and return the summary.
 
-    `out` is new or empty, or, to `resume`, holds a checkpoint of the same scenario. Stopped where a signal ended it.
+    `out` is new or empty, or, to `resume`, holds a checkpoint of the same scenario. In a `world` of several processes
+    each computes a part of the fleet, and the first one writes the files. Stopped where a signal ended it.
     """
     started = time.monotonic()
     if resume:
-        scenario = _begun(scenario, out)
+        scenario = _begun(scenario, out, world)
     else:
         check_empty(out)
     data = load_data(scenario)
@@ -66,13 +72,25 @@ def run_emulated(scenario: Scenario, out: Path, console: Console, *, resume: boo
             scenario.seed,
             scenario.learning.loss_limit,
         )
-        engine = open_engine(data.corpus(scenario), learning, scenario.engine)
+        corpus = data.corpus(scenario)
+        engine = open_engine(corpus, learning, scenario.engine)
         stack.callback(engine.close)
-        console.print(f"engine: {engine_line(engine.describe())}", highlight=False, markup=False)
         scenario = _with_choice(scenario, engine)
+        exchange: Exchange = Alone()
+        if world is not None:
+            if scenario.network.wire == "bytes":
+                raise ConfigError(
+                    "network.wire: bytes is for one process; what several exchange is not cut into messages"
+                )
+            stack.callback(world.close)
+            world.connect()
+            check_alike(world, dump_scenario(scenario), corpus, engine, resume=resume)
+            exchange = Together(world, edges_of(descriptor(scenario, data.model)), info.initial_params)
         out = made(out)
-        (out / "scenario.yaml").write_text(dump_scenario(scenario), encoding="utf-8")
-        run = _Run(scenario, data.model, info, out, engine, console)
+        if exchange.leads:
+            console.print(f"engine: {engine_line(engine.describe())}", highlight=False, markup=False)
+            (out / "scenario.yaml").write_text(dump_scenario(scenario), encoding="utf-8")
+        run = _Run(scenario, data.model, info, out, exchange.engine(engine), console, exchange)
         stack.callback(run.close)
         if resume:
             run.resume()
@@ -88,19 +106,26 @@ class _Run:
     """An emulation with all that it needs."""
 
     def __init__(  # noqa: PLR0917
-        self, scenario: Scenario, model: ModelShape, info: ModelInfo, out: Path, engine: Engine, console: Console
+        self,
+        scenario: Scenario,
+        model: ModelShape,
+        info: ModelInfo,
+        out: Path,
+        engine: Engine,
+        console: Console,
+        exchange: Exchange,
     ) -> None:
         self._scenario, self._out, self._engine, self._console = scenario, out, engine, console
-        self._initial = info.initial_params
+        self._initial, self._exchange = info.initial_params, exchange
         whole = Format(descriptor(scenario, model).digest(), info.schema_hash, info.n_params)
         self._form = whole if scenario.network.wire == "bytes" else None
-        self._arithmetic = Deferred(scenario.engine.workers or len(os.sched_getaffinity(0)))
-        self._trainings = Trainings(engine.train, self._arithmetic.flush)
+        self._arithmetic = Deferred(scenario.engine.workers or len(os.sched_getaffinity(0)), exchange)
+        self._trainings = Trainings(engine.train, self._arithmetic.flush, exchange)
         ids = scenario.node_ids()
-        self._evidence = EmulatedEvidence(out, ids, self._test, self._arithmetic.flush, self._say)
+        self._evidence = EmulatedEvidence(out, ids, self._test, self._arithmetic.flush, self._say, exchange)
         self._network = NetworkModel(scenario.network, ids, scenario.seed)
         self.emulator = self._emulator(_fleet(scenario, model))
-        self._checkpoints = 0
+        self._checkpoints = self._handled = 0
         self._saved = time.monotonic()
         self._stopping = False
 
@@ -125,12 +150,15 @@ class _Run:
     def _known(self) -> dict[str, object]:
         return {"arithmetic": self._arithmetic, "initial": self._initial}
 
+    @property
+    def _place(self) -> Path:
+        return self._out / "checkpoint" / self._exchange.name
+
     def resume(self) -> None:
         """Take up where the last checkpoint was written."""
-        folder = self._out / "checkpoint"
-        self._checkpoints, found = checkpoint.load(folder, self._known)
+        self._checkpoints, found = checkpoint.load(self._place, self._known, self._exchange.newest)
         if not isinstance(found, tuple) or found[:1] != (dump_scenario(self._scenario),):
-            raise DataError(f"{folder}: this is the checkpoint of another scenario than {self._out}/scenario.yaml")
+            raise DataError(f"{self._place}: this is the checkpoint of another scenario than {self._out}/scenario.yaml")
         _, state, trainings, kept = found
         self._trainings.resume(trainings)
         self._evidence.resume(kept)
@@ -140,7 +168,7 @@ class _Run:
         kept = self._evidence.checkpoint()
         self._checkpoints += 1
         state = (dump_scenario(self._scenario), self.emulator.state, self._trainings.under_way(), kept)
-        checkpoint.save(self._out / "checkpoint", self._checkpoints, state, self._known)
+        checkpoint.save(self._place, self._checkpoints, state, self._known, lambda: self._exchange.agree(Wish.GO_ON))
         self._saved = time.monotonic()
 
     # --- the run
@@ -153,9 +181,13 @@ class _Run:
 
             def between() -> bool:
                 watch.reach(self._evidence.kept.ended)
-                if not self._stopping and time.monotonic() - self._saved > CHECKPOINT_S:
+                self._handled += 1
+                if self._handled % self._exchange.pause:
+                    return True
+                wish = self._exchange.agree(self._wish())
+                if wish is Wish.CHECKPOINT:
                     self._save()
-                return not self._stopping
+                return wish is not Wish.STOP
 
             done = self.emulator.run(between)
             watch.reach(self._evidence.kept.ended, at_once=True)
@@ -163,6 +195,11 @@ class _Run:
             self._save()
             now = f"{self._evidence.kept.ended} of {scenario.rounds * scenario.nodes} rounds of all nodes are done"
             raise Stopped(f"{now}; go on with the same command and --resume")
+
+    def _wish(self) -> Wish:
+        if self._stopping:
+            return Wish.STOP
+        return Wish.CHECKPOINT if time.monotonic() - self._saved > CHECKPOINT_S else Wish.GO_ON
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
@@ -196,20 +233,22 @@ class _Run:
         carried = state.traffic
         traffic = Traffic(carried.messages_out // chunks, carried.bytes_in, carried.bytes_out, "emulator")
         totals, wall_s = self._evidence.kept.totals, time.monotonic() - started
-        values = summary(scenario, ends, totals, accuracy, traffic, wall_s, phase_s)
+        digest = self._exchange.sha256([end.params for end in ends])
+        values = summary(scenario, ends, totals, accuracy, traffic, wall_s, phase_s, digest)
+        values.update(self._exchange.describe())
         values["engine"] = self._engine.describe()["kind"]
         values["engine_detail"] = self._engine.describe()
         values["virtual_s"] = state.clock.now
         values["unfinished_nodes"] = [node.id for node in state.nodes if not node.finished]
-        write_summary(self._out / "summary.json", values)
-        self._evidence.tidy()
-        shutil.rmtree(self._out / "checkpoint", ignore_errors=True)
+        if self._exchange.leads:
+            write_summary(self._out / "summary.json", values)
+            self._evidence.tidy()
+            shutil.rmtree(self._out / "checkpoint", ignore_errors=True)
         return values
 
     def _final_accuracy(self, models: list[Params]) -> tuple[list[float], float]:
         """Test all models, and their average, on the whole common test set."""
-        average = adopt({NodeId(f"{i:06d}"): params for i, params in enumerate(models)})
-        tests = [Test(params, None) for params in [*models, average]]
+        tests = [Test(params, None) for params in [*models, self._exchange.average(models)]]
         found = [result.accuracy for result in self._engine.evaluate(tests, 0)]
         known = [accuracy for accuracy in found if accuracy is not None]
         if len(known) != len(found):
@@ -275,12 +314,19 @@ def _with_choice(scenario: Scenario, engine: Engine) -> Scenario:
     return replace(scenario, engine=settings)
 
 
-def _begun(scenario: Scenario, out: Path) -> Scenario:
-    """Return the scenario that was begun in `out`; ConfigError unless there is a checkpoint of this very one."""
+def _begun(scenario: Scenario, out: Path, world: World | None) -> Scenario:
+    """Return the scenario begun in `out`; ConfigError unless there is a checkpoint of it, by as many processes."""
     if (out / "summary.json").exists():
         raise ConfigError(f"--resume: {out} holds a finished run; `skiptrain-sim report {out}` shows it")
-    if not checkpoint.exists(out / "checkpoint"):
+    written_by, size = checkpoint.processes(out / "checkpoint"), world.size if world else 1
+    if not written_by:
         raise ConfigError(f"--resume: {out} holds no checkpoint; leave --resume out to begin anew")
+    if size not in written_by:
+        raise ConfigError(
+            f"--resume: the checkpoint in {out} is one of {written_by[0]} process(es), not of {size}; start as many"
+        )
+    if world is not None and world.rank:
+        return scenario  # the first process looks; whether all have the same one is asked afterwards
     begun = load_scenario(str(out / "scenario.yaml"))
     same = replace(scenario, engine=begun.engine) if scenario.engine.kind == "auto" else scenario
     if begun != same:

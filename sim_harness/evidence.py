@@ -227,8 +227,9 @@ def summary(  # noqa: PLR0917
     traffic: Traffic,
     wall_s: float,
     phase_s: dict[str, float],
+    digest: str,
 ) -> dict[str, Any]:
-    """Return summary.json; docs/files.md says what each key means."""
+    """Return summary.json; docs/files.md says what each key means. `digest` is `params_sha256` of the ends' models."""
     per_node, consensus = accuracy
     ledgers = [end.ledger for end in ends]
     charged = [ledger.charged_uj for ledger in ledgers]
@@ -278,7 +279,7 @@ def summary(  # noqa: PLR0917
         "bytes": {"published": traffic.published_bytes, "delivered": traffic.delivered_bytes},
         "wall_s": wall_s,
         "phase_s": phase_s,
-        "params_sha256": params_sha256(end.params for end in ends),
+        "params_sha256": digest,
         "per_node": [
             {
                 "node": end.node,

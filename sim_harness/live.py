@@ -24,6 +24,7 @@ from sim_harness.evidence import (
     collect,
     counted,
     final_accuracy,
+    params_sha256,
     summary,
     write_evaluations,
     write_rounds,
@@ -87,7 +88,9 @@ def run_live(scenario: Scenario, broker_kind: str, out: Path, console: Console) 
         for record in node.records:
             totals.add(record)
     traffic = counted(counts, totals.mixed, chunk_count(len(evidence[0].params)))
-    values = summary(scenario, [node.end for node in evidence], totals, accuracy, traffic, wall_s, phase_s)
+    ends = [node.end for node in evidence]
+    digest = params_sha256(end.params for end in ends)
+    values = summary(scenario, ends, totals, accuracy, traffic, wall_s, phase_s, digest)
     write_summary(out / "summary.json", values)
     return values
 

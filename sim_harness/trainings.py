@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
-import numpy as np
-
 from agent.core import effects as fx
 from agent.core.types import Params
 from sim_harness.cohort.engine import Outcome, Work
+from sim_harness.exchange import Alone, Exchange
 
 UnderWay: TypeAlias = tuple[dict[int, Work], dict[int, tuple[Work, Outcome]]]
 """Trainings that wait, and those that nobody has asked for yet."""
@@ -22,15 +21,21 @@ UnderWay: TypeAlias = tuple[dict[int, Work], dict[int, tuple[Work, Outcome]]]
 class Trainings:
     """Trainings under way, by the place of their node."""
 
-    def __init__(self, train: Callable[[Sequence[Work]], list[Outcome]], before: Callable[[], None]) -> None:
-        """Take what trains, and what must be called before a model is read."""
-        self._train, self._before = train, before
+    def __init__(
+        self,
+        train: Callable[[Sequence[Work]], list[Outcome]],
+        before: Callable[[], None],
+        exchange: Exchange | None = None,
+    ) -> None:
+        """Take what trains, what must be called before a model is read, and where rows come from."""
+        self._train, self._before, self._exchange = train, before, exchange or Alone()
         self._waiting: dict[int, Work] = {}
         self._done: dict[int, tuple[Work, Outcome]] = {}
 
     def begin(self, node: int, start: fx.StartTraining) -> None:
         """Note a training that has begun."""
-        self._waiting[node] = Work(node, start.round, start.seed, start.params, np.empty_like(start.params))
+        out = self._exchange.row(node, len(start.params))
+        self._waiting[node] = Work(node, start.round, start.seed, start.params, out)
 
     def cancel(self, node: int) -> None:
         """Forget a training that will not end."""

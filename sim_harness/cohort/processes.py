@@ -207,9 +207,8 @@ def _serve(engine: Engine, pipe: Connection, foreign: list[Connection], slabs: l
     """Be a worker until the parent's end of the pipe is closed."""
     for other in foreign:
         other.close()  # else the death of the parent would not be seen
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal; the parent says when it is over
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # of a terminal, or torchrun's to all; the parent says when it is over
     sys.stdout = sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)  # what a model prints is no result of ours
     os.sched_setaffinity(0, {core})
     _keep_memory()
