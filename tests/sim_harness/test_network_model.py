@@ -24,7 +24,7 @@ def network(*settings: str, nodes: tuple[NodeId, ...] = NODES, seed: int = 3) ->
 def test_a_perfect_network_takes_no_time() -> None:
     """Everything arrives at once, everybody is there and as fast as their device."""
     perfect = network()
-    assert perfect.send(0, 1, 1, 5, 3, 1000) == Sent(0.0, 3)
+    assert perfect.send(0, 1, 1, 5, 3, 1000) == Sent(0.0, (0, 1, 2))
     assert (perfect.changes, perfect.parted(0.0), perfect.reaches(0, 1, 0.0)) == ([], False, True)
     assert (list(perfect.absences(0)), perfect.slowness(0, 0)) == ([], 1.0)
 
@@ -49,8 +49,8 @@ def test_loss_delay_and_stragglers_are_as_frequent_as_they_should() -> None:
     """Over many draws; each message of a model is lost by itself, and each way between two nodes has its own luck."""
     model = network(*FAULTY)
     sent = [model.send(i, j, 1, r, 4, 9) for i in range(10) for j in range(10) if i != j for r in range(50)]
-    assert sum(4 - one.chunks for one in sent) / (4 * len(sent)) == pytest.approx(0.2, abs=0.01)
-    assert {one.chunks for one in sent} == {0, 1, 2, 3, 4}
+    assert sum(4 - len(one.arriving) for one in sent) / (4 * len(sent)) == pytest.approx(0.2, abs=0.01)
+    assert {len(one.arriving) for one in sent} == {0, 1, 2, 3, 4}
     delays = [one.delay_s for one in sent]
     assert min(delays) >= 0.1
     assert max(delays) <= 0.5
