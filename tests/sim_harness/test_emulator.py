@@ -170,7 +170,7 @@ def test_a_crash_in_mid_training_stays_charged() -> None:
 
 
 def test_cohorts_stay_large_where_devices_differ() -> None:
-    """When the first training is due all that have begun are trained: fewer batches than rounds and device types."""
+    """When the first training is due, all that have begun are trained: fewer batches than one a round and type."""
     sizes: list[int] = []
 
     def counting(works: Sequence[Work]) -> list[Outcome]:

@@ -47,6 +47,7 @@ from sim_harness.__main__ import main
 from sim_harness.broker_counts import BrokerCounts
 from sim_harness.brokers import open_broker
 from sim_harness.emulated_evidence import CONSENSUS_COLUMNS
+from sim_harness.emulation import run_emulated
 from sim_harness.evidence import EVALUATION_COLUMNS, ROUND_COLUMNS, Totals, collect, counted, summary
 from sim_harness.fleet import NodeFiles, lay_out, load_data
 from sim_harness.live import _Watch, run_live
@@ -327,6 +328,46 @@ def test_another_seed_gives_another_run(embedded: Outcome, tmp_path: Path) -> No
     assert other.summary["messages"]["missing"] == 0
     assert other.summary["params_sha256"] != embedded.summary["params_sha256"]
     assert other.decisions() != embedded.decisions()
+
+
+def test_an_emulation_gives_what_real_agents_give(embedded: Outcome, tmp_path: Path) -> None:
+    """With the `sequential` engine: every decision, digest and weight, every evaluation, and the last models."""
+    same_as_emulated(embedded, emulated(tmp_path / "run"))
+    other = emulated(tmp_path / "other", "seed=2")
+    assert other.summary["params_sha256"] != embedded.summary["params_sha256"]
+    assert other.decisions() != embedded.decisions()
+
+
+def test_an_emulation_replays_boards_as_real_agents_do(tmp_path: Path) -> None:
+    """Recorded energy whose cost is learnt, and a policy that plans anew each round."""
+    settings = (
+        *("policy.name=skiptrain-replanned", "energy.source=board", "energy.budget.joules=70"),
+        "energy.boards=[{profile: raspberry-pi-4b, round_s: 9.0}, {profile: raspberry-pi-5, round_s: 3.5}]",
+        *("discovery.mdns=false", "discovery.static=true", "engine.workers=1"),
+    )
+    real = live(tmp_path / "live", "mosquitto", *settings)
+    assert {row["decision"] for row in real.rounds} == {"train", "skip"}
+    same_as_emulated(real, emulated(tmp_path / "emulated", *settings))
+
+
+def emulated(folder: Path, *settings: str) -> Outcome:
+    """Emulate the small demo as a device trains."""
+    run_emulated(small("engine.kind=sequential", *settings), folder, Console(file=StringIO()))
+    return Outcome.read(folder)
+
+
+def same_as_emulated(real: Outcome, other: Outcome) -> None:
+    """Assert that two runs are the same to the bit, but for the time that things took."""
+    timeless = [key for key in ROUND_COLUMNS if key not in {"train_s", "collect_s"}]
+    assert [[row[key] for key in timeless] for row in real.rounds] == [
+        [row[key] for key in timeless] for row in other.rounds
+    ]
+    name = "evaluation.csv"
+    assert (real.folder / name).read_bytes() == (other.folder / name).read_bytes()
+    for key in ("params_sha256", "accuracy", "energy_j", "budget", "training_rounds", "per_node", "bytes"):
+        assert real.summary[key] == other.summary[key], key
+    counts = {"counted_by": "emulator"}
+    assert real.summary["messages"] | counts == other.summary["messages"]
 
 
 def test_agents_without_neighbours_run_and_say_so(tmp_path: Path) -> None:

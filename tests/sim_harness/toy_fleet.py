@@ -155,7 +155,7 @@ class ToyFleet:
                     assert weight >= -1e-12
                     assert sender == node.id or sender in graph[node.id]
                     assert sender == node.id or str(digest) in published[sender, record.round]
-        most = max(1, *(len(graph[node]) for node in graph))
+        most = max(len(near) for near in graph.values())
         assert state.traffic.messages_out <= state.traffic.messages_in * most
 
 
