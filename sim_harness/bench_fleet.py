@@ -167,7 +167,7 @@ def scale(settings: Settings) -> Scale:
     memory: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        sizes = [size for size in _SIZES if size <= (settings.nodes or max(_SIZES))]
+        sizes = [size for size in _SIZES if size <= settings.nodes] or [settings.nodes or size for size in _SIZES]
         for turn in range(settings.turns):
             for nodes in sizes:
                 settings.say(f"turn {turn + 1} of {settings.turns}: {nodes} nodes")

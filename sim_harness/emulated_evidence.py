@@ -23,7 +23,7 @@ from sim_harness.cohort.engine import Test
 from sim_harness.evidence import EVALUATION_COLUMNS, ROUND_COLUMNS, Totals, decimals, evaluation_row, round_row
 from sim_harness.exchange import Exchange
 
-CONSENSUS_COLUMNS = ("round", "accuracy", "loss", "distance_rms")
+CONSENSUS_COLUMNS = ("round", "accuracy", "loss", "distance_rms", "nodes")
 _COLUMNS = {"rounds": ROUND_COLUMNS, "evaluation": EVALUATION_COLUMNS, "consensus": CONSENSUS_COLUMNS}
 _ORDERS: Final[dict[str, Callable[[list[bytes]], object]]] = {
     "rounds": lambda cells: cells[0],
@@ -154,7 +154,7 @@ class EmulatedEvidence:
             self.kept.known_rounds.add(round_)
             distance = self._distance_rms(list(models.values()), average)
             numbers = (of_average.accuracy, of_average.loss, distance)
-            self._write("consensus", [[round_, *decimals(numbers)]])
+            self._write("consensus", [[round_, *decimals(numbers), len(models)]])
 
     def _row(self, round_: int, node: int, result: Evaluation) -> list[object]:
         return evaluation_row(round_, self._nodes[node], (result.accuracy, result.own_accuracy, result.loss))

@@ -71,6 +71,7 @@ def run_emulated(
             scenario.learning.lr,
             scenario.seed,
             scenario.learning.loss_limit,
+            scenario.learning.threads,
         )
         corpus = data.corpus(scenario)
         engine = open_engine(corpus, learning, scenario.engine)
@@ -95,7 +96,7 @@ def run_emulated(
         if resume:
             run.resume()
         else:
-            run.emulator.begin()
+            run.begin()
         set_up = time.monotonic() - started
         run.go()
         ran = time.monotonic() - started - set_up
@@ -153,6 +154,11 @@ class _Run:
     @property
     def _place(self) -> Path:
         return self._out / "checkpoint" / self._exchange.name
+
+    def begin(self) -> None:
+        """Switch the fleet on; from now on there is a checkpoint."""
+        self.emulator.begin()
+        self._save()
 
     def resume(self) -> None:
         """Take up where the last checkpoint was written."""
@@ -239,6 +245,7 @@ class _Run:
         values["engine"] = self._engine.describe()["kind"]
         values["engine_detail"] = self._engine.describe()
         values["virtual_s"] = state.clock.now
+        values["rounds_ended"] = self._evidence.kept.ended
         values["unfinished_nodes"] = [node.id for node in state.nodes if not node.finished]
         if self._exchange.leads:
             write_summary(self._out / "summary.json", values)

@@ -163,7 +163,7 @@ def round_row(record: RoundRecord) -> tuple[object, ...]:
         " ".join(f"{node}:{digest!s}:{weight:.9f}" for node, digest, weight in record.mixed),
         f"{record.train_s:.4f}",
         f"{record.collect_s:.4f}",
-        record.error,
+        " ".join(record.error.split()),
         "" if record.window is None else f"{record.window.bound_uj / 1e6:.6f}",
         "" if record.window is None else f"{record.window.coverage:.6f}",
         _joules(record.share_uj),

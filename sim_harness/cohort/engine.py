@@ -38,6 +38,8 @@ class Learning:
     seed: int
     """The run's seed: what a module draws that is no parameter depends on it."""
     loss_limit: float = LOSS_LIMIT
+    threads: int = 1
+    """Of torch in a training of `sequential`, whose bits depend on it; the others have threads of their own."""
 
 
 @dataclass(frozen=True, slots=True)

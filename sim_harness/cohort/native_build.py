@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import hashlib
 import os
+import stat
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -147,15 +148,17 @@ def build(source: str, compiler: Compiler) -> Build:
 
 @contextlib.contextmanager
 def _folder() -> Iterator[Path]:
-    """Give the cache folder, or a temporary one where that cannot be written."""
+    """Give the cache folder, or a temporary one where that cannot be written, or others can write to it, too."""
     base = os.environ.get("XDG_CACHE_HOME", "").strip() or "~/.cache"
-    folder = Path(base).expanduser() / "skiptrain-agent" / "kernels"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        writable = os.access(folder, os.W_OK | os.X_OK)
-    except OSError:
-        writable = False
-    if writable:
+        folder = Path(base).expanduser() / "skiptrain-agent" / "kernels"
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = folder.stat()
+        own = status.st_uid == os.geteuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+        usable = own and os.access(folder, os.W_OK | os.X_OK)
+    except (OSError, RuntimeError):  # RuntimeError: this user has no home
+        usable = False
+    if usable:
         yield folder
         return
     with tempfile.TemporaryDirectory(prefix="skiptrain-kernels-") as temporary:

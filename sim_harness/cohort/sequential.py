@@ -30,8 +30,9 @@ class SequentialEngine:
     def __init__(self, corpus: Corpus, learning: Learning) -> None:
         self._corpus, self._learning = corpus, learning
         self._nothing = Dataset(corpus.test.x[:0], corpus.test.y[:0], "none")
+        options: dict[str, Any] = {"threads": learning.threads, "loss_limit": learning.loss_limit}
         self._trainer = TorchTrainer(
-            corpus.model, corpus.data, self._nothing, corpus.test, seed=learning.seed, loss_limit=learning.loss_limit
+            corpus.model, corpus.data, self._nothing, corpus.test, seed=learning.seed, **options
         )
 
     def train(self, works: Sequence[Work]) -> list[Outcome]:
@@ -47,7 +48,7 @@ class SequentialEngine:
         except AgentError:
             raise
         except (Exception, SystemExit) as error:  # noqa: BLE001  a user's model may raise anything; a device skips the round, too
-            return Outcome(None, 0, f"the trainer failed: {type(error).__name__}: {error}")
+            return Outcome(None, 0, " ".join(f"the trainer failed: {type(error).__name__}: {error}".split()))
         if not outcome.error:
             work.out[:] = outcome.params
         return Outcome(outcome.loss, outcome.steps, outcome.error)

@@ -81,7 +81,7 @@ COLUMNS = {
     ),
     "evaluation.csv": ("round", "node", "accuracy", "own_accuracy", "loss"),
 }
-EMULATED_COLUMNS = {"consensus.csv": ("round", "accuracy", "loss", "distance_rms")}
+EMULATED_COLUMNS = {"consensus.csv": ("round", "accuracy", "loss", "distance_rms", "nodes")}
 EMULATED_KEYS = {"engine_detail", "virtual_s", "unfinished_nodes"}
 
 
