@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"skiptrain-sim: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt as stopped:
-        print(f"skiptrain-sim: {stopped or 'interrupted; all agents were stopped'}", file=sys.stderr)
+        print(f"skiptrain-sim: {str(stopped) or 'interrupted; all agents were stopped'}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # who read our output has gone, as `head` does; Python must not try again at its end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -90,7 +90,12 @@ def _parser() -> argparse.ArgumentParser:
     listed = commands.add_parser("scenarios", help="the scenarios that come with the harness")
     listed.set_defaults(command=_scenarios)
     bench = commands.add_parser("bench", help="local steps per second against a plain PyTorch loop, in one run")
-    bench.add_argument("cases", nargs="*", metavar="CASE", help="which ones (gn-lenet, small-28 and digits-8)")
+    bench.add_argument(
+        "cases",
+        nargs="*",
+        metavar="CASE",
+        help="which ones (gn-lenet, small-28, digits-8; sync and scale by their names only)",
+    )
     bench.add_argument("--nodes", type=_positive, default=0, metavar="N", help="nodes of a case")
     bench.add_argument("--steps", type=_positive, default=0, metavar="K", help="local steps of a node")
     bench.add_argument("--turns", type=_positive, default=3, metavar="N", help="of each side; the best counts (3)")

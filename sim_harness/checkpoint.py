@@ -19,11 +19,12 @@ from typing import IO, Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from agent import __version__
 from agent.core.types import Params
 from agent.errors import DataError
 from sim_harness.exchange import Elsewhere
 
-FORMAT: Final = 1
+FORMAT: Final = f"2 of {__version__}"
 _FILES: Final = ("state", "models.npy")
 _NAMES: Final = {
     "agent.energy.allowance": {"Allowance", "Now", "Terms"},
@@ -113,7 +114,9 @@ def load(
     except Exception as error:
         raise DataError(f"{folder}: the checkpoint cannot be read ({error!r}); run the scenario again") from error
     if format_ != FORMAT:
-        raise DataError(f"{folder}: a checkpoint of format {format_}, this release knows {FORMAT}; run it again")
+        raise DataError(
+            f"{folder}: a checkpoint of format {format_}, this release's is {FORMAT}; run the scenario again"
+        )
     return int(number), state
 
 

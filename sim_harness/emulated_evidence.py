@@ -9,6 +9,7 @@ import csv
 import mmap
 import os
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from operator import itemgetter
 from pathlib import Path
@@ -66,6 +67,7 @@ class EmulatedEvidence:
         self._folder, self._nodes, self._exchange = folder, nodes, exchange
         self._evaluate, self._flush, self._tell = evaluate, flush, tell
         self._records: list[RoundRecord] = []
+        self._told: set[tuple[int, str]] = set()
         self._files = {
             name: _open(folder / f"{name}.part.csv", columns) for name, columns in _COLUMNS.items() if exchange.leads
         }
@@ -99,8 +101,10 @@ class EmulatedEvidence:
             self._test(min(waiting))
 
     def notice(self, node: int, message: str) -> None:
-        """Tell people."""
-        self._tell(f"{self._nodes[node]}: {message}")
+        """Tell people, once."""
+        if (node, message) not in self._told:
+            self._told.add((node, message))
+            self._tell(f"{self._nodes[node]}: {message}")
 
     # --- files
 
@@ -128,6 +132,8 @@ class EmulatedEvidence:
         for round_ in sorted(self.kept.waiting):
             self._test(round_)
         self.settle()
+        for file in self._files.values():
+            file.flush()
         self.close()
         for name in self._files:
             _sort(self._folder / f"{name}.part.csv", self._folder / f"{name}.csv", _ORDERS[name])
@@ -138,9 +144,10 @@ class EmulatedEvidence:
             (self._folder / f"{name}.part.csv").unlink()
 
     def close(self) -> None:
-        """Close the files."""
+        """Close the files; what a full disk did not take is written again from the last checkpoint."""
         for file in self._files.values():
-            file.close()
+            with suppress(OSError):
+                file.close()
 
     def _test(self, round_: int) -> None:
         """Test the models of one round, and their average."""

@@ -8,14 +8,13 @@ import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from msgspec.structs import replace
 from rich.console import Console
 
-from agent.core.round_state import MachineConfig
-from agent.core.types import ModelShape, Params, RunDescriptor, Schedule
+from agent.core.types import ModelShape, Params
 from agent.core.wire import Format, chunk_count
 from agent.errors import AgentError, ConfigError, DataError
 from agent.learning.factory import ModelInfo, describe
@@ -23,26 +22,25 @@ from agent.learning.trainer import Evaluation
 from sim_harness import checkpoint
 from sim_harness.alike import check_alike
 from sim_harness.arithmetic import Deferred
+from sim_harness.begun import begun, with_choice
 from sim_harness.cohort.engine import Engine, Learning, Test
 from sim_harness.cohort.registry import open_engine
 from sim_harness.distributed import World
 from sim_harness.emulated_evidence import EmulatedEvidence
+from sim_harness.emulated_fleet import descriptor, fleet_of
 from sim_harness.emulator import Emulator, State, VirtualNode
 from sim_harness.evidence import NodeEnd, Traffic, summary, write_summary
 from sim_harness.exchange import Alone, Exchange, Wish
 from sim_harness.fleet import load_data
-from sim_harness.folders import check_empty, made
+from sim_harness.folders import check_empty, claimed, made, written
 from sim_harness.network_model import NetworkModel
-from sim_harness.powered import Powered, VirtualClock
 from sim_harness.progress import Watch, progress_bar
-from sim_harness.scenario import Scenario, dump_scenario, load_scenario
+from sim_harness.scenario import Scenario, dump_scenario
 from sim_harness.together import Together, edges_of
 from sim_harness.trainings import Trainings
 
 CHECKPOINT_S = 120.0
 """How often a checkpoint is written."""
-_LEAST_DEADLINE_S, _DEADLINE_ROUNDS = 60.0, 20
-"""A neighbour waits for slow ones, and these for theirs: a deadline covers many of the longest training rounds."""
 
 
 class Stopped(KeyboardInterrupt):
@@ -59,7 +57,7 @@ def run_emulated(
     """
     started = time.monotonic()
     if resume:
-        scenario = _begun(scenario, out, world)
+        scenario = begun(scenario, out, world)
     else:
         check_empty(out)
     data = load_data(scenario)
@@ -74,9 +72,9 @@ def run_emulated(
             scenario.learning.threads,
         )
         corpus = data.corpus(scenario)
-        engine = open_engine(corpus, learning, scenario.engine)
+        engine = open_engine(corpus, learning, scenario.engine, partial(console.print, highlight=False, markup=False))
         stack.callback(engine.close)
-        scenario = _with_choice(scenario, engine)
+        scenario = with_choice(scenario, engine)
         exchange: Exchange = Alone()
         if world is not None:
             if scenario.network.wire == "bytes":
@@ -88,7 +86,9 @@ def run_emulated(
             check_alike(world, dump_scenario(scenario), corpus, engine, resume=resume)
             exchange = Together(world, edges_of(descriptor(scenario, data.model)), info.initial_params)
         out = made(out)
+        stack.enter_context(written(out))
         if exchange.leads:
+            stack.enter_context(claimed(out))
             console.print(f"engine: {engine_line(engine.describe())}", highlight=False, markup=False)
             (out / "scenario.yaml").write_text(dump_scenario(scenario), encoding="utf-8")
         run = _Run(scenario, data.model, info, out, exchange.engine(engine), console, exchange)
@@ -125,7 +125,7 @@ class _Run:
         ids = scenario.node_ids()
         self._evidence = EmulatedEvidence(out, ids, self._test, self._arithmetic.flush, self._say, exchange)
         self._network = NetworkModel(scenario.network, ids, scenario.seed)
-        self.emulator = self._emulator(_fleet(scenario, model))
+        self.emulator = self._emulator(fleet_of(scenario, model))
         self._checkpoints = self._handled = 0
         self._saved = time.monotonic()
         self._stopping = False
@@ -272,72 +272,3 @@ def engine_line(description: Mapping[str, Any]) -> str:
 def _end(node: VirtualNode, initial: Params) -> NodeEnd:
     ledger = node.snapshot.ledger if node.snapshot else node.powered.ledger(None)
     return NodeEnd(node.id, ledger, initial if node.model is None else node.model)
-
-
-def _fleet(scenario: Scenario, model: ModelShape) -> State:
-    """Return all nodes, switched off."""
-    run, clock = descriptor(scenario, model), VirtualClock()
-    nodes = []
-    for i, node in enumerate(scenario.node_ids()):
-        powered = Powered(scenario, i, clock)
-        config = MachineConfig(
-            node,
-            run,
-            powered.meter.prior,
-            learns_cost=powered.meter.learns,
-            workload="emulated",
-            evaluate_every=scenario.evaluation.every,
-        )
-        nodes.append(VirtualNode(i, node, config, powered))
-    return State(nodes, clock)
-
-
-def descriptor(scenario: Scenario, model: ModelShape) -> RunDescriptor:
-    """Return what all emulated nodes agree on."""
-    policy, ids = scenario.policy, scenario.node_ids()
-    types = min(scenario.nodes, scenario.device_types())
-    slowest_s = max(scenario.device(i).train_s for i in range(types)) * scenario.network.stragglers.factor
-    deadline_s = max(_LEAST_DEADLINE_S, _DEADLINE_ROUNDS * slowest_s)
-    return RunDescriptor(
-        run_id=scenario.name,
-        seed=scenario.seed,
-        model=model,
-        schedule=Schedule(policy.train_rounds, policy.sync_rounds, scenario.rounds),
-        policy=policy.name,
-        topology=scenario.topology_spec(),
-        roster=tuple(ids),
-        expect_nodes=len(ids),
-        start_timeout_s=scenario.timing.start_timeout_s or deadline_s,
-        round_deadline_s=scenario.timing.round_deadline_s or deadline_s,
-    )
-
-
-def _with_choice(scenario: Scenario, engine: Engine) -> Scenario:
-    """Return the scenario with what `engine.kind: auto` has chosen, so that the run can go on, and be repeated."""
-    if scenario.engine.kind != "auto":
-        return scenario
-    chosen = engine.describe()
-    settings = replace(scenario.engine, kind=chosen["kind"], precision=chosen["precision"])
-    return replace(scenario, engine=settings)
-
-
-def _begun(scenario: Scenario, out: Path, world: World | None) -> Scenario:
-    """Return the scenario begun in `out`; ConfigError unless there is a checkpoint of it, by as many processes."""
-    if (out / "summary.json").exists():
-        raise ConfigError(f"--resume: {out} holds a finished run; `skiptrain-sim report {out}` shows it")
-    written_by, size = checkpoint.processes(out / "checkpoint"), world.size if world else 1
-    if not written_by:
-        raise ConfigError(f"--resume: {out} holds no checkpoint; leave --resume out to begin anew")
-    if size not in written_by:
-        raise ConfigError(
-            f"--resume: the checkpoint in {out} is one of {written_by[0]} process(es), not of {size}; start as many"
-        )
-    if world is not None and world.rank:
-        return scenario  # the first process looks; whether all have the same one is asked afterwards
-    begun = load_scenario(str(out / "scenario.yaml"))
-    same = replace(scenario, engine=begun.engine) if scenario.engine.kind == "auto" else scenario
-    if begun != same:
-        raise ConfigError(
-            f"--resume: {out / 'scenario.yaml'} is another scenario, or has other settings than are given"
-        )
-    return begun

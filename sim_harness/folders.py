@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from agent.errors import ConfigError
+from agent.errors import ConfigError, JournalError
 
 
 def check_empty(out: Path) -> None:
@@ -20,3 +24,28 @@ def made(out: Path) -> Path:
     except OSError as error:
         raise ConfigError(f"--out {out}: cannot be made: {error.strerror}; give a folder that can") from None
     return out.resolve()
+
+
+@contextmanager
+def claimed(out: Path) -> Iterator[None]:
+    """Hold the folder for this process alone; ConfigError where another one writes to it."""
+    handle = os.open(out, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise ConfigError(f"--out {out}: another emulation is writing there; wait for its end, or stop it") from None
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def written(out: Path) -> Iterator[None]:
+    """Make one clear line of a disk that takes no more: JournalError, with the way to go on."""
+    try:
+        yield
+    except OSError as error:
+        why = error.strerror or error
+        raise JournalError(
+            f"{out} cannot be written ({why}); make room there, and go on with the same command and --resume"
+        ) from error

@@ -9,7 +9,6 @@ import os
 import stat
 import subprocess
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -83,7 +82,8 @@ def _run(command: list[str]) -> str:
             f"one in CC, {_INSTEAD}"
         ) from error
     if result.returncode:
-        first = next((line for line in result.stderr.splitlines() if "error" in line), result.stderr.strip()[:200])
+        said = result.stderr.strip()[:200] or f"exit code {result.returncode}"
+        first = next((line for line in result.stderr.splitlines() if "error" in line), said)
         raise ConfigError(
             f"engine.kind native: {command[0]} cannot compile the kernels ({first}); apt install gcc, or name another "
             f"compiler in CC, {_INSTEAD}"
@@ -139,30 +139,40 @@ def build(source: str, compiler: Compiler) -> Build:
     }
     parts = [source, *(text for _, text in sorted(kernels.items())), compiler.command, compiler.macros, *_FLAGS]
     name = hashlib.sha256("\0".join(parts).encode()).hexdigest()
-    with _folder() as folder:
-        path = folder / f"{name}.so"
-        if not path.exists():
-            _compile(source, kernels, compiler, path)
-        return Build.at(path)
+    cache = _cache()
+    if cache is not None:
+        with contextlib.suppress(OSError):  # a full disk; a temporary folder may be on another one
+            return _built(cache / f"{name}.so", source, kernels, compiler)
+    try:
+        with tempfile.TemporaryDirectory(prefix="skiptrain-kernels-") as temporary:
+            return _built(Path(temporary) / f"{name}.so", source, kernels, compiler)
+    except OSError as error:
+        raise ConfigError(
+            f"engine.kind native: the kernels cannot be written ({error}); make room, {_INSTEAD}"
+        ) from None
 
 
-@contextlib.contextmanager
-def _folder() -> Iterator[Path]:
-    """Give the cache folder, or a temporary one where that cannot be written, or others can write to it, too."""
+def _built(path: Path, source: str, kernels: dict[str, str], compiler: Compiler) -> Build:
+    """Return the library that stands there, made anew where there is none, or none that loads; ConfigError, OSError."""
+    if path.exists():
+        with contextlib.suppress(ConfigError):  # damaged
+            return Build.at(path)
+        path.unlink()
+    _compile(source, kernels, compiler, path)
+    return Build.at(path)
+
+
+def _cache() -> Path | None:
+    """Return the cache folder; None where it cannot be written, or others can write to it, too."""
     base = os.environ.get("XDG_CACHE_HOME", "").strip() or "~/.cache"
     try:
         folder = Path(base).expanduser() / "skiptrain-agent" / "kernels"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = folder.stat()
-        own = status.st_uid == os.geteuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-        usable = own and os.access(folder, os.W_OK | os.X_OK)
     except (OSError, RuntimeError):  # RuntimeError: this user has no home
-        usable = False
-    if usable:
-        yield folder
-        return
-    with tempfile.TemporaryDirectory(prefix="skiptrain-kernels-") as temporary:
-        yield Path(temporary)
+        return None
+    own = status.st_uid == os.geteuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    return folder if own and os.access(folder, os.W_OK | os.X_OK) else None
 
 
 def _compile(source: str, kernels: dict[str, str], compiler: Compiler, path: Path) -> None:

@@ -27,13 +27,16 @@ ENGINES: Final[dict[str, Maker]] = {
 """In the order in which `default` asks for them: the first that can serve model and machine is taken."""
 
 
-def open_engine(corpus: Corpus, learning: Learning, settings: EngineSection) -> Engine:
+def open_engine(
+    corpus: Corpus, learning: Learning, settings: EngineSection, say: Callable[[str], None] = lambda _: None
+) -> Engine:
     """Return the engine that the settings name, or that fits model and machine; ConfigError.
 
-    `default` depends on nothing but model shape, CPU features and whether there is a C compiler.
+    `default` depends on nothing but model shape, CPU features and whether there is a C compiler; `say` is told why a
+    faster engine is not taken.
     """
     if settings.kind == "default":
-        return _first(corpus, learning, settings)
+        return _first(corpus, learning, settings, say)
     if settings.kind == "auto":
         return fastest(ENGINES, corpus, learning, settings)
     if settings.kind not in ENGINES:
@@ -41,11 +44,15 @@ def open_engine(corpus: Corpus, learning: Learning, settings: EngineSection) -> 
     return ENGINES[settings.kind](corpus, learning, settings)
 
 
-def _first(corpus: Corpus, learning: Learning, settings: EngineSection) -> Engine:
+def _first(corpus: Corpus, learning: Learning, settings: EngineSection, say: Callable[[str], None]) -> Engine:
     reasons = []
     for make in ENGINES.values():
         try:
-            return make(corpus, learning, settings)
+            engine = make(corpus, learning, settings)
         except ConfigError as error:  # noqa: PERF203  the next one may do
             reasons.append(str(error))
+        else:
+            for reason in reasons:
+                say(f"not the fastest engine: {reason}")
+            return engine
     raise ConfigError("engine: none can do this: " + "; ".join(reasons))

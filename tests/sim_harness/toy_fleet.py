@@ -15,7 +15,7 @@ from agent.core.topology import neighbours
 from agent.core.types import ModelShape, ModelUpdate, NodeId, Params, RoundRecord
 from sim_harness.arithmetic import Deferred
 from sim_harness.cohort.engine import Outcome, Work
-from sim_harness.emulation import _fleet
+from sim_harness.emulated_fleet import fleet_of
 from sim_harness.emulator import Emulator, State, VirtualNode
 from sim_harness.network_model import NetworkModel
 from sim_harness.scenario import Scenario, load_scenario
@@ -84,7 +84,7 @@ class ToyFleet:
         self.arithmetic = Deferred(1)
         self.trainings = Trainings(train, self.arithmetic.flush)
         self.network = NetworkModel(scenario.network, scenario.node_ids(), scenario.seed)
-        self.emulator = self.wired(_fleet(scenario, ModelShape("toy", (1, 1, 1), 2)))
+        self.emulator = self.wired(fleet_of(scenario, ModelShape("toy", (1, 1, 1), 2)))
         self._clock_s, self._rounds = 0.0, [0] * scenario.nodes
         self.emulator.begin()
 
