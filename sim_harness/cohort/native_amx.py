@@ -29,7 +29,7 @@ _TIMEOUT_S: Final = 300
 _TOLERANCE: Final = 0.1
 """How far the change of a short round may be from that with AVX512-BF16: the same products, summed in another order.
 
-Where that moves the maximum of a pool it is 0.02; a build that leaves out every second product is at 0.7 and more.
+Where that moves the maximum of a pool it is 0.02; a build that leaves out every second product is at 0.68 and more.
 """
 
 
