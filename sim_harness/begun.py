@@ -51,3 +51,8 @@ def begun(scenario: Scenario, out: Path, world: World | None) -> Scenario:
         what = ", ".join(f"{key} {there.get(key)}, not {given.get(key)}" for key in keys[:3])
         raise ConfigError(f"--resume: {path} is another scenario: {what}; give the settings that it was begun with")
     return replace(before, engine=replace(before.engine, workers=scenario.engine.workers))
+
+
+def identity(scenario: Scenario) -> str:
+    """Return all settings that a run's numbers depend on, for its checkpoint."""
+    return dump_scenario(replace(scenario, engine=replace(scenario.engine, workers=0)))

@@ -22,7 +22,7 @@ from agent.learning.trainer import Evaluation
 from sim_harness import checkpoint
 from sim_harness.alike import check_alike
 from sim_harness.arithmetic import Deferred
-from sim_harness.begun import begun, with_choice
+from sim_harness.begun import begun, identity, with_choice
 from sim_harness.cohort.engine import Engine, Learning, Test
 from sim_harness.cohort.registry import open_engine
 from sim_harness.distributed import World
@@ -163,7 +163,7 @@ class _Run:
     def resume(self) -> None:
         """Take up where the last checkpoint was written."""
         self._checkpoints, found = checkpoint.load(self._place, self._known, self._exchange.newest)
-        if not isinstance(found, tuple) or found[:1] != (dump_scenario(self._scenario),):
+        if not isinstance(found, tuple) or found[:1] != (identity(self._scenario),):
             raise DataError(f"{self._place}: this is the checkpoint of another scenario than {self._out}/scenario.yaml")
         _, state, trainings, kept = found
         self._trainings.resume(trainings)
@@ -173,7 +173,7 @@ class _Run:
     def _save(self) -> None:
         kept = self._evidence.checkpoint()
         self._checkpoints += 1
-        state = (dump_scenario(self._scenario), self.emulator.state, self._trainings.under_way(), kept)
+        state = (identity(self._scenario), self.emulator.state, self._trainings.under_way(), kept)
         checkpoint.save(self._place, self._checkpoints, state, self._known, lambda: self._exchange.agree(Wish.GO_ON))
         self._saved = time.monotonic()
 

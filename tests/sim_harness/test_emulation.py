@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import signal
 import subprocess
@@ -19,8 +20,10 @@ from rich.console import Console
 
 from sim_harness import emulation
 from sim_harness.__main__ import main
+from sim_harness.emulated_evidence import EmulatedEvidence
 from sim_harness.emulation import Stopped, run_emulated
 from sim_harness.emulator import Emulator
+from sim_harness.folders import claimed
 from sim_harness.report import show_report
 from sim_harness.scenario import Scenario, load_scenario
 
@@ -40,6 +43,22 @@ SUNNY = (
     *("energy.source=board", "policy.name=skiptrain-replanned", "energy.budget.joules=70", "energy.recharge.watts=1"),
     "energy.boards=[{profile: raspberry-pi-4b, round_s: 9.0}, {profile: raspberry-pi-5, round_s: 3.5}]",
 )
+RAISING = """
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(64, 10)
+
+    def forward(self, x):
+        if self.training:
+            raise ValueError(chr(10).join(["first line", 'second, "quoted"', "", "third"]))
+        return self.layer(x.flatten(1))
+
+def make(shape, classes):
+    return Net()
+"""
 RUNS = {
     "perfect": (),
     "faulty": FAULTY,
@@ -237,9 +256,9 @@ def test_nothing_to_go_on_with_is_said(stopped: Path, tmp_path: Path, capsys: py
     (tmp_path / "empty").mkdir()
     for folder in (tmp_path / "empty", tmp_path / "none"):
         code, said = resumed(folder, capsys)
-        assert (code, "holds no checkpoint; leave --resume out" in said) == (78, True)
+        assert (code, "holds no checkpoint; to begin anew leave --resume out" in said) == (78, True)
     code, said = resumed(stopped, capsys, "learning.lr=0.2")
-    assert (code, "other settings than are given" in said) == (78, True)
+    assert (code, "another scenario: learning.lr 0.1, not 0.2" in said) == (78, True)
     assert main(["emulate", "demo", "--out", str(stopped)]) == 78
     assert "there is something in it already" in capsys.readouterr().err
     assert resumed(stopped, capsys) == (0, "")
@@ -272,6 +291,46 @@ def test_what_does_not_belong_to_the_run_is_refused(
     state.write_bytes(state.read_bytes()[:-100])
     code, said = resumed(stopped, capsys)
     assert (code, "the checkpoint cannot be read" in said) == (65, True)
+
+
+def test_a_folder_has_one_writer(stopped: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two that go on in one folder would write every row twice."""
+    with claimed(stopped):
+        code, said = resumed(stopped, capsys)
+    assert (code, "another emulation is writing there" in said) == (78, True)
+    assert resumed(stopped, capsys) == (0, "")
+
+
+def test_a_run_goes_on_with_other_workers(stopped: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """They change no number."""
+    assert resumed(stopped, capsys, "engine.workers=1") == (0, "")
+
+
+def test_a_full_disk_costs_one_line_and_no_round(
+    stopped: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """EX_IOERR, and how to go on; when there is room again the run comes to the same end."""
+
+    def full(_evidence: EmulatedEvidence) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(EmulatedEvidence, "settle", full)
+        code, said = resumed(stopped, capsys)
+    assert (code, "No space left on device); make room there, and go on with the same" in said) == (74, True)
+    assert resumed(stopped, capsys) == (0, "")
+    assert len(read(stopped / "rounds.csv")) == json.loads((stopped / "summary.json").read_text())["rounds_ended"]
+
+
+def test_what_a_users_model_says_stays_on_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row of rounds.csv is a line, whatever is raised."""
+    (tmp_path / "raising_model.py").write_text(RAISING)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    emulate(small("model.name=raising_model:make", "engine.kind=sequential", "engine.workers=1"), tmp_path / "run")
+    rows = read(tmp_path / "run" / "rounds.csv")
+    assert len(rows) == 50
+    said = {row["error"] for row in rows if row["decision"] == "train"}
+    assert said == {'the trainer failed: ValueError: first line second, "quoted" third'}
 
 
 def test_auto_goes_on_with_what_it_chose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
