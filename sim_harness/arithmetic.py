@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
+from functools import partial
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 
@@ -21,8 +22,9 @@ from sim_harness.exchange import Alone, Exchange, Mixture
 
 _T = TypeVar("_T")
 
-_COLUMNS = 1 << 14
-"""So many parameters of 256 models are 16 MiB: they fit into the cache that cores share."""
+Product: TypeAlias = Callable[[Sequence[Mixture], int], list[Callable[[], None]]]
+"""From mixtures that do not need each other, at least one, and a number of threads, to pieces that compute them."""
+
 _SLICES = 4
 """Pieces of work a thread gets in a wave: some for each to even out what others on the machine take."""
 
@@ -49,10 +51,11 @@ class LateDigest(str):
 class Deferred:
     """The arithmetic of all machines of a fleet."""
 
-    def __init__(self, threads: int, exchange: Exchange | None = None) -> None:
+    def __init__(self, threads: int, exchange: Exchange | None = None, product: Product | None = None) -> None:
+        """Take how many threads, where else nodes are computed, and what computes rows, by default numpy."""
         self._pool = ThreadPoolExecutor(max(1, threads), "mixing")
         self._threads = max(1, threads)
-        self._exchange = exchange or Alone()
+        self._exchange, self._product = exchange or Alone(), product or by_numpy
         self._mixtures: list[Mixture] = []
         self._digests: list[tuple[int, Params, LateDigest]] = []
 
@@ -90,15 +93,8 @@ class Deferred:
             self._tell(waiting)
 
     def _compute(self, wave: Sequence[Mixture]) -> None:
-        """Compute some columns of all rows at a time: the models that they come from then stay in the cache."""
-        columns = len(wave[0].out) if wave else 0
-        share = -(-len(wave) // self._threads) if columns <= _COLUMNS else len(wave)
-        pieces = [
-            (wave[i : i + share], slice(begin, begin + _COLUMNS))
-            for begin in range(0, columns, _COLUMNS)
-            for i in range(0, len(wave), share)
-        ]
-        list(self._pool.map(_columns_of, pieces))
+        if wave:
+            list(self._pool.map(lambda piece: piece(), self._product(wave, self._threads)))
 
     def _tell(self, waiting: Sequence[tuple[int, Params, LateDigest]]) -> None:
         owners = [owner for owner, _, _ in waiting]
@@ -141,12 +137,16 @@ def waves(mixtures: Sequence[Mixture]) -> list[list[Mixture]]:
     return found
 
 
-def _columns_of(piece: tuple[Sequence[Mixture], slice]) -> None:
-    mixtures, columns = piece
-    scratch = np.empty_like(mixtures[0].out[columns])
+def by_numpy(wave: Sequence[Mixture], threads: int) -> list[Callable[[], None]]:
+    """Return pieces of work that compute a wave, row by row."""
+    share = max(1, -(-len(wave) // (_SLICES * threads)))
+    return [partial(_rows, wave[i : i + share]) for i in range(0, len(wave), share)]
+
+
+def _rows(mixtures: Sequence[Mixture]) -> None:
+    scratch = np.empty_like(mixtures[0].out)
     for mixture in mixtures:
-        rows = [row[columns] for row in mixture.rows]
-        weighted_sum(rows, mixture.weights, mixture.out[columns], scratch)
+        weighted_sum(mixture.rows, mixture.weights, mixture.out, scratch)
 
 
 @dataclass(frozen=True, slots=True)

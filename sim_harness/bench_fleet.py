@@ -24,6 +24,7 @@ from agent.learning.layers import require_torch
 from agent.learning.model import initial_params, model_spec
 from sim_harness.arithmetic import Deferred
 from sim_harness.bench import Settings, timed
+from sim_harness.cohort.native_mixing import native_product
 from sim_harness.emulated_evidence import EmulatedEvidence
 from sim_harness.emulator import Emulator, State, VirtualNode
 from sim_harness.exchange import Alone
@@ -89,7 +90,7 @@ class _Relays:
             VirtualNode(i, node, MachineConfig(node, run, None, relay=True), Powered(scenario, i, clock), None, params)
             for i, (node, params) in enumerate(zip(ids, self.models, strict=True))
         ]
-        self._arithmetic = Deferred(len(os.sched_getaffinity(0)))
+        self._arithmetic = Deferred(len(os.sched_getaffinity(0)), product=native_product())
         self._evidence = EmulatedEvidence(folder, ids, lambda _: [], self._arithmetic.flush, lambda _: None, Alone())
         trainings = Trainings(lambda _: [], self._arithmetic.flush)
         network = NetworkModel(NetworkSection(delay_s=(0.01, 0.01)), ids, 1)

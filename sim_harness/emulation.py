@@ -24,6 +24,7 @@ from sim_harness.alike import check_alike
 from sim_harness.arithmetic import Deferred
 from sim_harness.begun import begun, identity, with_choice
 from sim_harness.cohort.engine import Engine, Learning, Test
+from sim_harness.cohort.native_mixing import native_product
 from sim_harness.cohort.registry import open_engine
 from sim_harness.distributed import World
 from sim_harness.emulated_evidence import EmulatedEvidence
@@ -120,7 +121,8 @@ class _Run:
         self._initial, self._exchange = info.initial_params, exchange
         whole = Format(descriptor(scenario, model).digest(), info.schema_hash, info.n_params)
         self._form = whole if scenario.network.wire == "bytes" else None
-        self._arithmetic = Deferred(scenario.engine.workers or len(os.sched_getaffinity(0)), exchange)
+        threads = scenario.engine.workers or len(os.sched_getaffinity(0))
+        self._arithmetic = Deferred(threads, exchange, native_product())
         self._trainings = Trainings(engine.train, self._arithmetic.flush, exchange)
         ids = scenario.node_ids()
         self._evidence = EmulatedEvidence(out, ids, self._test, self._arithmetic.flush, self._say, exchange)

@@ -61,7 +61,9 @@ class NetworkModel:
 
     def reaches(self, sender: int, receiver: int, now: float) -> bool:
         """Say whether what one node sends now can reach another."""
-        return all(side[sender] == side[receiver] for cut, side in self._sides.items() if cut.from_s <= now < cut.to_s)
+        return not self._sides or all(
+            side[sender] == side[receiver] for cut, side in self._sides.items() if cut.from_s <= now < cut.to_s
+        )
 
     def _side(self, number: int, cut: CutSection) -> tuple[int, ...]:
         """Return on which side of a cut each node is."""

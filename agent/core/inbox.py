@@ -58,6 +58,10 @@ class Inbox:
             return "late" if full and update.round < min(kept) else ""
         return "too early" if update.round > round_ + self._lookahead else ""
 
+    def holds(self, sender: NodeId, round_: int) -> bool:
+        """Say whether the sender's model of that round is here."""
+        return round_ in self._models.get(sender, ())
+
     def arrived(self, round_: int) -> dict[NodeId, ModelUpdate]:
         """Return the updates of one round by sender."""
         return {node: kept[round_] for node, kept in self._models.items() if round_ in kept}

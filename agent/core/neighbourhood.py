@@ -110,16 +110,15 @@ class Neighbourhood:
         no neighbour can be reached, it is this node that is cut off: it keeps the pace of deadlines rather than race
         through the run alone.
         """
-        arrived, deadline = self.inbox.arrived(round_), started_s + self._config.run.round_deadline_s
-        missing = self.epochs.peers - arrived.keys()
-        behind = {node for node in missing if self.inbox.newest_round(node) < round_ + LAG_ROUNDS}
-        if behind and not (arrived or self.live_neighbours()):
+        deadline, until, cut_off = started_s + self._config.run.round_deadline_s, _NEVER, False
+        for node in self.epochs.peers:
+            if not self.inbox.holds(node, round_) and self.inbox.newest_round(node) < round_ + LAG_ROUNDS:
+                cut_off = True
+                until = max(until, self._worth_until(node, round_, started_s))
+                if until >= deadline:
+                    return deadline
+        if cut_off and not (self.inbox.arrived(round_) or self.live_neighbours()):
             return deadline
-        until = _NEVER
-        for node in behind:
-            until = max(until, self._worth_until(node, round_, started_s))
-            if until >= deadline:
-                return deadline
         return until
 
     def _worth_until(self, node: NodeId, round_: int, started_s: float) -> float:

@@ -9,13 +9,16 @@ import os
 import stat
 import subprocess
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import TypeAlias
 
 from agent.errors import ConfigError
 
 _FLAGS = ("-O3", "-march=native", "-std=gnu11", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi")
+Declare: TypeAlias = Callable[[ctypes.CDLL], None]
 _TIMEOUT_S = 300
 _INSTEAD = "or use engine.kind stacked or sequential"
 
@@ -99,9 +102,9 @@ class Build:
     path: Path
 
     @classmethod
-    def at(cls, path: Path) -> Build:
-        """Load the library that stands there; ConfigError."""
-        return cls(_load(path), path)
+    def at(cls, path: Path, declare: Declare | None = None) -> Build:
+        """Load the library that stands there, by default one that trains; ConfigError."""
+        return cls(_load(path, declare or declare_rounds), path)
 
     @property
     def checked(self) -> bool:
@@ -132,8 +135,11 @@ class Build:
         return self.path.with_suffix(".checked")
 
 
-def build(source: str, compiler: Compiler) -> Build:
-    """Return the library of a model.c, from the cache where it is there already; ConfigError."""
+def build(source: str, compiler: Compiler, declare: Declare | None = None) -> Build:
+    """Return the library of a model.c, from the cache where it is there already; ConfigError.
+
+    `declare` tells ctypes of its functions; by default of those that train.
+    """
     kernels = {
         file.name: file.read_text() for file in resources.files("sim_harness.cohort").joinpath("kernels").iterdir()
     }
@@ -142,24 +148,24 @@ def build(source: str, compiler: Compiler) -> Build:
     cache = _cache()
     if cache is not None:
         with contextlib.suppress(OSError):  # a full disk; a temporary folder may be on another one
-            return _built(cache / f"{name}.so", source, kernels, compiler)
+            return _built(cache / f"{name}.so", source, kernels, compiler, declare)
     try:
         with tempfile.TemporaryDirectory(prefix="skiptrain-kernels-") as temporary:
-            return _built(Path(temporary) / f"{name}.so", source, kernels, compiler)
+            return _built(Path(temporary) / f"{name}.so", source, kernels, compiler, declare)
     except OSError as error:
         raise ConfigError(
             f"engine.kind native: the kernels cannot be written ({error}); make room, {_INSTEAD}"
         ) from None
 
 
-def _built(path: Path, source: str, kernels: dict[str, str], compiler: Compiler) -> Build:
+def _built(path: Path, source: str, kernels: dict[str, str], compiler: Compiler, declare: Declare | None) -> Build:
     """Return the library that stands there, made anew where there is none, or none that loads; ConfigError, OSError."""
     if path.exists():
         with contextlib.suppress(ConfigError):  # damaged
-            return Build.at(path)
+            return Build.at(path, declare)
         path.unlink()
     _compile(source, kernels, compiler, path)
-    return Build.at(path)
+    return Build.at(path, declare)
 
 
 def _cache() -> Path | None:
@@ -187,14 +193,20 @@ def _compile(source: str, kernels: dict[str, str], compiler: Compiler, path: Pat
         made.replace(path)
 
 
-def _load(path: Path) -> ctypes.CDLL:
-    """Open the library and declare its functions, as kernels/round.h has them."""
+def _load(path: Path, declare: Declare) -> ctypes.CDLL:
+    """Open the library; ConfigError where it is none, or lacks a function."""
     try:
         library = ctypes.CDLL(str(path))
-    except OSError as error:
+        declare(library)
+    except (OSError, AttributeError) as error:
         raise ConfigError(
             f"engine.kind native: {path} cannot be loaded ({error}); remove it and try again, {_INSTEAD}"
         ) from error
+    return library
+
+
+def declare_rounds(library: ctypes.CDLL) -> None:
+    """Tell ctypes of the functions in kernels/round.h."""
     pointer, integer, real = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
     library.scratch_bytes.restype = integer
     library.train_round.restype = integer
@@ -205,4 +217,3 @@ def _load(path: Path) -> ctypes.CDLL:
     library.all_finite.argtypes = [pointer]
     library.test_model.restype = integer
     library.test_model.argtypes = [pointer, pointer, pointer, pointer, integer, pointer, pointer]
-    return library
