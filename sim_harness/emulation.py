@@ -245,7 +245,6 @@ class _Run:
         values["engine"] = self._engine.describe()["kind"]
         values["engine_detail"] = self._engine.describe()
         values["virtual_s"] = state.clock.now
-        values["rounds_ended"] = self._evidence.kept.ended
         values["unfinished_nodes"] = [node.id for node in state.nodes if not node.finished]
         if self._exchange.leads:
             write_summary(self._out / "summary.json", values)

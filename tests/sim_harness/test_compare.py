@@ -161,6 +161,22 @@ def test_what_does_not_compare_is_noted_not_refused(settings: list[str], note: s
     assert dict(table_rows(groups))["note"] == ["", note]
 
 
+def test_what_a_run_lacks_is_noted(tmp_path: Path) -> None:
+    """Rounds that did not end and failed trainings stand in the note, with the seed where there are several."""
+    summary = write_run(tmp_path / "1", scenario_of("seed=1"))
+    write_run(tmp_path / "2", scenario_of("seed=2"))
+    summary.update(rounds_ended=40, unfinished_nodes=["n001"])
+    summary["training_rounds"]["failed"] = 2
+    (tmp_path / "1" / "summary.json").write_text(json.dumps(summary))
+    lacks = "incomplete: 40 of 48 rounds of all nodes ended; n001 did not come to the end; 2 trainings gave no model"
+    (group,) = load_groups([tmp_path / "1"])
+    assert group.note == lacks
+    (group,) = load_groups([tmp_path / "2", tmp_path / "1"])
+    assert group.note == f"seed 1 {lacks}"
+    with pytest.raises(DataError, match=r"rounds\.csv has 48 rows, but .* 40 rounds"):
+        load_curves(group.first)
+
+
 class Tags(HTMLParser):
     """Collects what a page would load or run."""
 
