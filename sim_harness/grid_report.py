@@ -8,6 +8,7 @@ from pathlib import Path
 from sim_harness import html_page
 from sim_harness.compare_report import explained, write_page, write_rows
 from sim_harness.comparison import Group, as_row, shortfalls
+from sim_harness.folders import writing
 from sim_harness.grid import Cell
 from sim_harness.measures import MEASURES
 from sim_harness.outcome import load_outcome
@@ -30,11 +31,12 @@ def write_grid(results: Results, out: Path) -> Path:
     """Write the files of a sweep to `out`, beside its runs, and return the path of its page."""
     from sim_harness.grid_plot import draw_grid
 
-    write_rows(
-        out / "grid.csv",
-        [{"train_rounds": t, "sync_rounds": s, **as_row(group)} for (t, s), group in results.items()],
-    )
-    image = draw_grid(results, sweep_title(results), out / "grid.png")
+    with writing(out):
+        write_rows(
+            out / "grid.csv",
+            [{"train_rounds": t, "sync_rounds": s, **as_row(group)} for (t, s), group in results.items()],
+        )
+        image = draw_grid(results, sweep_title(results), out / "grid.png")
     groups = list(results.values())
     shown = [measure for measure in MEASURES if any(group.mean(measure.name) is not None for group in groups)]
     noted = any(group.note for group in groups)

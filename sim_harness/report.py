@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from sim_harness.folders import writing
 from sim_harness.run_files import EvaluationRow, RoundRow, Run, load_run
 from sim_harness.shortfall import commonest, missing_rounds
 
@@ -22,40 +23,60 @@ MAX_ROWS: Final = 40
 """Nodes that the table shows; a larger fleet is in summary.json."""
 
 _HEADINGS: Final = (
-    *("training\nrounds", "spent\nJ", "limit\nJ", "budget\nused"),
+    *("node", "device", "training\nrounds", "spent\nJ", "limit\nJ", "budget\nused"),
     *("final\naccuracy", "own\naccuracy", "messages\nreceived"),
 )
+_DISPENSABLE: Final = ("own\naccuracy", "limit\nJ", "messages\nreceived", "budget\nused", "device", "training\nrounds")
+"""Columns that a narrow terminal does without, the first one first."""
+_NAMES: Final = 2
+"""Columns of words; all others are numbers."""
+_WIDE: Final = 10_000
 
 
 def show_report(folder: Path, console: Console) -> Path:
     """Print the report of the run in `folder`, draw `report.png` there and return its path.
 
-    Raises `DataError` if the folder does not hold a finished run.
+    Raises `DataError` if the folder does not hold a finished run, `OutputError` if the picture cannot be written.
     """
     from sim_harness.report_plot import draw
 
     run = load_run(folder)
-    path = draw(run, folder / "report.png")
-    console.print(node_table(run))
+    with writing(folder):
+        path = draw(run, folder / "report.png")
+    console.print(fitting(run, console))
     console.print(totals(run))
     return path
 
 
-def node_table(run: Run) -> Table:
-    """Return one row a node: what it trained, spent, learned and received."""
+def fitting(run: Run, console: Console) -> Table:
+    """Return the table with as many columns as the terminal has room for."""
+    options = console.options.update(max_width=_WIDE)
+    tables = (node_table(run, _DISPENSABLE[:count]) for count in range(len(_DISPENSABLE) + 1))
+    for table in tables:
+        if console.measure(table, options=options).maximum <= console.width:
+            break
+    return table
+
+
+def node_table(run: Run, hidden: Sequence[str] = ()) -> Table:
+    """Return one row a node: what it trained, spent, learned and received, without the columns of those headings."""
     table = Table(title=title(run), title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("node", no_wrap=True)
-    table.add_column("device", overflow="ellipsis")
-    for heading in _HEADINGS:
-        table.add_column(heading, justify="right", no_wrap=True)
+    shown = [i for i, heading in enumerate(_HEADINGS) if heading not in hidden]
+    for i in shown:
+        table.add_column(_HEADINGS[i], justify="left" if i < _NAMES else "right", overflow="fold")
     by_node: dict[str, list[RoundRow]] = {entry["node"]: [] for entry in run.summary["per_node"]}
     for row in run.rounds:
         by_node.setdefault(row.node, []).append(row)
     last = {row.node: row for row in sorted(run.evaluations, key=lambda row: row.round)}
     for entry in run.summary["per_node"][:MAX_ROWS]:
-        table.add_row(*_cells(entry, by_node[entry["node"]], last.get(entry["node"])))
+        cells = _cells(entry, by_node[entry["node"]], last.get(entry["node"]))
+        table.add_row(*(cells[i] for i in shown))
+    notes = []
     if len(run.summary["per_node"]) > MAX_ROWS:
-        table.caption = f"{MAX_ROWS} of {len(run.summary['per_node'])} nodes; all are in summary.json"
+        notes.append(f"{MAX_ROWS} of {len(run.summary['per_node'])} nodes; all are in summary.json")
+    if hidden:
+        notes.append(f"no room for {', '.join(heading.replace(chr(10), ' ') for heading in hidden)}")
+    table.caption = "; ".join(notes) or None
     return table
 
 

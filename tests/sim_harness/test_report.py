@@ -20,7 +20,7 @@ from rich.console import Console
 
 from agent.errors import DataError
 from sim_harness.evidence import EVALUATION_COLUMNS, ROUND_COLUMNS
-from sim_harness.report import MAX_ROWS, node_table, show_report, totals
+from sim_harness.report import MAX_ROWS, fitting, node_table, show_report, totals
 from sim_harness.run_files import load_run
 from sim_harness.shortfall import missing_rounds
 
@@ -257,6 +257,22 @@ def test_what_was_not_limited_evaluated_or_spent_is_said_in_words(tmp_path: Path
     assert "nothing was evaluated" in text
     assert "0.0 J, no budget; D-PSGD would have spent 5,100.0 J\n" in "\n".join(map(str.rstrip, text.splitlines()))
     assert "none" in text
+
+
+@pytest.mark.parametrize("width", range(30, 130, 10))
+def test_a_narrow_terminal_shows_fewer_columns_and_cuts_nothing(width: int, tmp_path: Path) -> None:
+    """Node, joules and accuracy stay to the last; what is left out is named."""
+    MadeUpRun(nodes=4, rounds=6).write(tmp_path)
+    shown = StringIO()
+    console = Console(file=shown, width=width)
+    console.print(fitting(load_run(tmp_path), console))
+    text = shown.getvalue()
+    assert max(map(len, text.splitlines())) <= width
+    assert all(sum(line.split()[:1] == [f"n00{i}"] for line in text.splitlines()) == 1 for i in range(4))
+    assert "…" not in text
+    whole = all(device in text for device, _ in DEVICES)
+    assert whole != ("device" in " ".join(text.partition("no room for")[2].split()))
+    assert whole == (width >= 60)
 
 
 def test_a_large_fleet_is_cut_and_says_so(tmp_path: Path) -> None:
