@@ -22,7 +22,7 @@ from agent.errors import AgentError, ConfigError, OutputError
 from sim_harness.arguments import add_scenario, console_with, resolve
 from sim_harness.compare_command import add_compare
 from sim_harness.grid_command import add_grid
-from sim_harness.planning import plan
+from sim_harness.plan_command import add_plan
 from sim_harness.scenario import Scenario, load_scenario, shipped
 
 if TYPE_CHECKING:
@@ -98,10 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     emulated.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
     emulated.set_defaults(command=_emulate)
-    planned = commands.add_parser("plan", help="what a schedule costs, told without learning anything")
-    add_scenario(planned)
-    planned.add_argument("--json", action="store_true", help="for programs")
-    planned.set_defaults(command=_plan)
+    add_plan(commands)
     demo = commands.add_parser("demo", help="the demo scenario, its report, and D-PSGD's cost beside it")
     demo.add_argument("--broker", default="embedded")
     demo.add_argument("--out", type=Path, default=Path(DEMO_OUT), metavar="DIR")
@@ -199,33 +196,6 @@ def _scenarios(_args: argparse.Namespace) -> None:
     for name in shipped():
         scenario = load_scenario(name)
         print(line.format(name, scenario.nodes, scenario.rounds, scenario.policy.name, scenario.about))
-
-
-def _plan(args: argparse.Namespace) -> None:
-    values = plan(resolve(args))
-    if args.json:
-        print(json.dumps(values, indent=2))
-    else:
-        _print_plan(values, console_with())
-
-
-def _print_plan(values: dict[str, Any], console: Console) -> None:
-    from rich.table import Table
-
-    energy, rounds = values["energy_wh"], values["training_rounds"]
-    console.print(
-        f"{values['scenario']}: {values['nodes']} nodes, T={values['rounds']}, {values['policy']}, "
-        f"{values['schedule']['training_slots']} training rounds in the schedule, workload {values['workload']}"
-    )
-    table = Table("", "this seed", "expected", "at most", "D-PSGD")
-    table.add_row("training rounds", *(f"{rounds[key]:.0f}" for key in ("total", "expected", "max")), "")
-    table.add_row("training energy, Wh", *(f"{energy[key]:.2f}" for key in ("total", "expected", "max", "d_psgd")))
-    console.print(table)
-    devices = Table("device", "budget, rounds", "p", "training rounds of one node")
-    for name, probability in values["probability"].items():
-        own = rounds["per_device"][name]
-        devices.add_row(name, str(values["budget_rounds"][name]), f"{probability:.4f}", f"{own:g}")
-    console.print(devices)
 
 
 def _bench(args: argparse.Namespace) -> None:
