@@ -27,6 +27,12 @@ class JournalError(AgentError):
     exit_code = 74
 
 
+class OutputError(AgentError):
+    """Results cannot be written: no room, or no right to (EX_IOERR)."""
+
+    exit_code = 74
+
+
 class NetworkError(AgentError):
     """The broker or the discovery cannot do what the run needs (EX_UNAVAILABLE)."""
 

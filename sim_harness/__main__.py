@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 import shutil
@@ -10,17 +11,18 @@ import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from agent import __version__
-from agent.errors import AgentError, ConfigError
+from agent.errors import AgentError, ConfigError, OutputError
 from sim_harness.arguments import add_scenario, console_with, resolve
 from sim_harness.compare_command import add_compare
 from sim_harness.grid_command import add_grid
-from sim_harness.planning import plan
+from sim_harness.plan_command import add_plan
 from sim_harness.scenario import Scenario, load_scenario, shipped
 
 if TYPE_CHECKING:
@@ -31,10 +33,13 @@ DEMO_OUT = "build/demo"
 
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """The agents of a run must end with it, whether it is stopped, interrupted or its terminal closes."""
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+"""Faults of a disk, not ours."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code (see docs/exit-codes.md)."""
+    _take_any_text()
     args = _parser().parse_args(argv)
     former = {number: signal.signal(number, signal.default_int_handler) for number in _ENDING}
     try:
@@ -46,13 +51,35 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as stopped:
         print(f"skiptrain-sim: {str(stopped) or 'interrupted; all agents were stopped'}", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # who read our output has gone, as `head` does; Python must not try again at its end
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # who read our output has gone, as `head` does
+        _leave_output()
         return 1
+    except OSError as error:
+        if error.errno not in _DISK:
+            raise
+        _leave_output()
+        what = error.filename or "what is printed, or a file of the run,"
+        print(f"skiptrain-sim: {what} cannot be written: {error.strerror}; make room", file=sys.stderr)
+        return OutputError.exit_code
     finally:
         for number, handler in former.items():
             signal.signal(number, handler)
     return code
+
+
+def _take_any_text() -> None:
+    """Let a stream that cannot write a letter write `?` for it: a run must not end in an error of its last lines."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+def _leave_output() -> None:
+    """Print the rest; where that cannot be, turn it to nowhere: Python would try again at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -71,10 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     emulated.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
     emulated.set_defaults(command=_emulate)
-    planned = commands.add_parser("plan", help="what a schedule costs, told without learning anything")
-    add_scenario(planned)
-    planned.add_argument("--json", action="store_true", help="for programs")
-    planned.set_defaults(command=_plan)
+    add_plan(commands)
     demo = commands.add_parser("demo", help="the demo scenario, its report, and D-PSGD's cost beside it")
     demo.add_argument("--broker", default="embedded")
     demo.add_argument("--out", type=Path, default=Path(DEMO_OUT), metavar="DIR")
@@ -177,33 +201,6 @@ def _scenarios(_args: argparse.Namespace) -> None:
     for name in shipped():
         scenario = load_scenario(name)
         print(line.format(name, scenario.nodes, scenario.rounds, scenario.policy.name, scenario.about))
-
-
-def _plan(args: argparse.Namespace) -> None:
-    values = plan(resolve(args))
-    if args.json:
-        print(json.dumps(values, indent=2))
-    else:
-        _print_plan(values, console_with())
-
-
-def _print_plan(values: dict[str, Any], console: Console) -> None:
-    from rich.table import Table
-
-    energy, rounds = values["energy_wh"], values["training_rounds"]
-    console.print(
-        f"{values['scenario']}: {values['nodes']} nodes, T={values['rounds']}, {values['policy']}, "
-        f"{values['schedule']['training_slots']} training rounds in the schedule, workload {values['workload']}"
-    )
-    table = Table("", "this seed", "expected", "at most", "D-PSGD")
-    table.add_row("training rounds", *(f"{rounds[key]:.0f}" for key in ("total", "expected", "max")), "")
-    table.add_row("training energy, Wh", *(f"{energy[key]:.2f}" for key in ("total", "expected", "max", "d_psgd")))
-    console.print(table)
-    devices = Table("device", "budget, rounds", "p", "training rounds of one node")
-    for name, probability in values["probability"].items():
-        own = rounds["per_device"][name]
-        devices.add_row(name, str(values["budget_rounds"][name]), f"{probability:.4f}", f"{own:g}")
-    console.print(devices)
 
 
 def _bench(args: argparse.Namespace) -> None:

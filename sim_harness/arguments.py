@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import os
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from agent.errors import ConfigError
 from sim_harness.scenario import Scenario, load_scenario
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+_WIDTH: Final = 160
+"""Of what is printed to a file or a pipe: no table is cut to the width of a terminal that is not there."""
 
 
 def add_scenario(parser: argparse.ArgumentParser) -> None:
@@ -38,4 +42,7 @@ def console_with(*packages: str) -> Console:
         raise ConfigError(f"this needs {', '.join(missing)}: pip install 'skiptrain-agent[sim]'")
     from rich.console import Console
 
-    return Console()
+    console = Console()
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = _WIDTH
+    return console

@@ -23,6 +23,10 @@ _SHADED: Final = 5
 """Lines up to which each has a band: more bands hide each other, and the lines."""
 
 
+_GAP_POINTS: Final = 8
+"""Between a bar and its label, and behind the label."""
+
+
 def draw_all(groups: Sequence[Group], curves: Mapping[str, Curves], folder: Path) -> dict[str, Path]:
     """Draw what there is to draw as PNG files in `folder`; return heading -> file, in the order to show them.
 
@@ -109,6 +113,7 @@ def _bars(groups: Sequence[Group]) -> Figure:
     axes = figure.subplots()
     whole_j = [float(np.mean([run.summary["energy_j"]["d_psgd_equivalent"] for run in g.outcomes])) for g in groups]
     spent_j = [group.mean("train_j") or 0.0 for group in groups]
+    ends: list[float] = []
     scale, unit = _energy_scale(max(*whole_j, *spent_j))
     for i, (group, whole, spent) in enumerate(zip(groups, whole_j, spent_j, strict=True)):
         label = "D-PSGD would have spent" if i == 0 else None
@@ -117,18 +122,27 @@ def _bars(groups: Sequence[Group]) -> Figure:
             i, spent / scale, height=0.5, color=line_style(i)[0], xerr=(group.std("train_j") or 0.0) / scale or None
         )
         share = group.mean("share_of_d_psgd")
+        ends.append(max(whole, spent) / scale)
         words = watt_hours(spent / J_PER_WH) + ("" if share is None else f", {percent(share)} of D-PSGD")
-        axes.annotate(
-            words, (max(whole, spent) / scale, i), (8, 0), textcoords="offset points", va="center", fontsize=10.5
-        )
+        axes.annotate(words, (ends[i], i), (_GAP_POINTS, 0), textcoords="offset points", va="center", fontsize=10.5)
     head(axes, "Training energy of all nodes; the frame is what D-PSGD would have spent", "")
     axes.set_yticks(range(len(groups)), [plain(group.label) for group in groups], fontsize=10.5)
     axes.invert_yaxis()
-    axes.margins(x=0.3)
-    axes.set_xlim(left=0)
     axes.grid(visible=False)
     axes.set_xlabel(unit, fontsize=12)
+    _make_room(figure, axes, ends)
     return figure
+
+
+def _make_room(figure: Figure, axes: Axes, ends: Sequence[float]) -> None:
+    """Let the axis end behind the longest label: each begins where its bar ends."""
+    axes.set_xlim(0, max(ends) or 1.0)
+    figure.draw_without_rendering()
+    whole = axes.get_window_extent().width
+    gap = 2 * _GAP_POINTS * figure.dpi / 72
+    label_pixels = [text.get_window_extent().width for text in axes.texts]
+    shares = [max(whole - pixels - gap, 0.1 * whole) / whole for pixels in label_pixels]
+    axes.set_xlim(0, max(end / share for end, share in zip(ends, shares, strict=True)) or 1.0)
 
 
 def _line(axes: Axes, index: int, group: Group, x: Array, y: Array) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from sim_harness import html_page
 from sim_harness.comparison import Group, as_row, table_rows
-from sim_harness.folders import made
+from sim_harness.folders import made, writing
 from sim_harness.outcome import Curves, finite
 
 EXPLAINED: Final = (
@@ -47,12 +47,13 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def write_comparison(groups: Sequence[Group], curves: Mapping[str, Curves], out: Path) -> Path:
-    """Write all files of a comparison to `out` and return the path of its page; ConfigError where that cannot be."""
+    """Write all files of a comparison to `out` and return the path of its page; ConfigError, OutputError."""
     from sim_harness.compare_plot import draw_all
 
     made(out)
-    write_rows(out / "compare.csv", [as_row(group) for group in groups])
-    pictures = draw_all(groups, curves, out)
+    with writing(out):
+        write_rows(out / "compare.csv", [as_row(group) for group in groups])
+        pictures = draw_all(groups, curves, out)
     parts = [
         html_page.table(
             ["", *(group.label for group in groups)], [[name, *cells] for name, cells in table_rows(groups)]
@@ -89,7 +90,8 @@ def scenario_texts(groups: Sequence[Group]) -> list[str]:
 
 def write_page(path: Path, heading: str, parts: Sequence[str]) -> Path:
     """Write a page and return its path."""
-    path.write_text(html_page.page(heading, parts), encoding="utf-8")
+    with writing(path.parent):
+        path.write_text(html_page.page(heading, parts), encoding="utf-8")
     return path
 
 

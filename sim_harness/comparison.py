@@ -12,6 +12,7 @@ import numpy as np
 
 from sim_harness.measures import MEASURES, Measure
 from sim_harness.outcome import Outcome, load_outcome
+from sim_harness.shortfall import failed_trainings, missing_rounds
 
 _NO_DIFFERENCE: Final = ("seed", "about", "version", "timing", "discovery", "engine.workers")
 """Settings, or sections of them, that do not make of a run another experiment."""
@@ -34,7 +35,7 @@ class Group:
     label: str
     outcomes: tuple[Outcome, ...]
     note: str = ""
-    """Why it cannot be compared with the first group, or nothing."""
+    """What its runs lack, and why it cannot be compared with the first group; or nothing."""
 
     @property
     def first(self) -> Outcome:
@@ -86,7 +87,7 @@ def grouped(outcomes: Sequence[Outcome]) -> list[Group]:
         seen[what, outcome.summary["seed"]] += 1
     parts = [tuple(sorted(part, key=lambda outcome: outcome.summary["seed"])) for part in found.values()]
     labels = _labels([part[0] for part in parts])
-    return [Group(label, part, _note(parts[0][0], part[0])) for label, part in zip(labels, parts, strict=True)]
+    return [Group(label, part, _notes(parts[0][0], part)) for label, part in zip(labels, parts, strict=True)]
 
 
 def table_rows(groups: Sequence[Group]) -> Iterator[tuple[str, list[str]]]:
@@ -159,6 +160,21 @@ def _terms(settings: Mapping[str, Any], keys: Sequence[str]) -> list[str]:
             text = str(settings[key])
             terms[key] = f"{key}={text if len(text) <= _LONGEST else text[: _LONGEST - 1] + '…'}"
     return list(terms.values())
+
+
+def shortfalls(outcomes: Sequence[Outcome]) -> str:
+    """Return what runs of one experiment lack, each with its seed where there are several; nothing if all is there."""
+    notes = []
+    for outcome in outcomes:
+        lacks = [words for tell in (missing_rounds, failed_trainings) if (words := tell(outcome.summary))]
+        if lacks:
+            which = f"seed {outcome.summary['seed']} " if len(outcomes) > 1 else ""
+            notes.append(which + "; ".join(lacks))
+    return "; ".join(notes)
+
+
+def _notes(reference: Outcome, outcomes: Sequence[Outcome]) -> str:
+    return "; ".join(filter(None, [shortfalls(outcomes), _note(reference, outcomes[0])]))
 
 
 def _note(reference: Outcome, outcome: Outcome) -> str:

@@ -33,7 +33,7 @@ from sim_harness.emulator import Emulator, State, VirtualNode
 from sim_harness.evidence import NodeEnd, Traffic, summary, write_summary
 from sim_harness.exchange import Alone, Exchange, Wish
 from sim_harness.fleet import load_data
-from sim_harness.folders import check_empty, claimed, made, written
+from sim_harness.folders import check_empty, claimed, made, writing
 from sim_harness.network_model import NetworkModel
 from sim_harness.progress import Watch, progress_bar
 from sim_harness.scenario import Scenario, dump_scenario
@@ -87,7 +87,7 @@ def run_emulated(
             check_alike(world, dump_scenario(scenario), corpus, engine, resume=resume)
             exchange = Together(world, edges_of(descriptor(scenario, data.model)), info.initial_params)
         out = made(out)
-        stack.enter_context(written(out))
+        stack.enter_context(writing(out, "and go on with the same command and --resume"))
         if exchange.leads:
             stack.enter_context(claimed(out))
             console.print(f"engine: {engine_line(engine.describe())}", highlight=False, markup=False)
@@ -247,7 +247,6 @@ class _Run:
         values["engine"] = self._engine.describe()["kind"]
         values["engine_detail"] = self._engine.describe()
         values["virtual_s"] = state.clock.now
-        values["rounds_ended"] = self._evidence.kept.ended
         values["unfinished_nodes"] = [node.id for node in state.nodes if not node.finished]
         if self._exchange.leads:
             write_summary(self._out / "summary.json", values)

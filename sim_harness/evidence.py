@@ -6,7 +6,7 @@ import csv
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,10 @@ class Totals:
     expected: int = 0
     mixed: int = 0
     rejected: int = 0
+    failed: int = 0
+    """Trainings that gave no model."""
+    ended: dict[NodeId, int] = field(default_factory=dict)
+    """Rounds of each node that have ended; a node without any is not in it."""
     share_uj: int | None = None
     """None: not measured."""
     idle_uj: int | None = None
@@ -89,6 +93,8 @@ class Totals:
         self.expected += record.peers_expected
         self.mixed += record.peers_received
         self.rejected += record.rejected
+        self.failed += record.decision.train and record.loss is None and bool(record.error)
+        self.ended[record.node] = self.ended.get(record.node, 0) + 1
         self.share_uj = _plus(self.share_uj, record.share_uj)
         self.idle_uj = _plus(self.idle_uj, record.idle_uj)
 
@@ -238,7 +244,7 @@ def summary(  # noqa: PLR0917
         end.node for end, limit in zip(ends, limits, strict=True) if limit is not None and end.ledger.overspent_uj
     ]
     trained = [ledger.windows for ledger in ledgers]
-    d_psgd_uj = sum(scenario.rounds * scenario.device(i).cost_uj for i in range(len(ends)))
+    d_psgd_uj = sum(totals.ended.get(end.node, 0) * scenario.device(i).cost_uj for i, end in enumerate(ends))
     topology = scenario.topology_spec()
     return {
         "scenario": scenario.name,
@@ -246,6 +252,7 @@ def summary(  # noqa: PLR0917
         "nodes": scenario.nodes,
         "rounds": scenario.rounds,
         "seed": scenario.seed,
+        "rounds_ended": sum(totals.ended.values()),
         "policy": scenario.policy.name,
         "topology": {"kind": topology.kind, "degree": topology.degree},
         "accuracy": {
@@ -262,7 +269,7 @@ def summary(  # noqa: PLR0917
             "total": sum(charged) / 1e6,
             "d_psgd_equivalent": d_psgd_uj / 1e6,
         },
-        "training_rounds": {"total": sum(trained), "max": max(trained)},
+        "training_rounds": {"total": sum(trained), "max": max(trained), "failed": totals.failed},
         "budget": {
             "limit_j": None if None in limits else sum(limit for limit in limits if limit is not None) / 1e6,
             "spent_j": sum(charged) / 1e6,

@@ -1,4 +1,4 @@
-"""The folder that a run writes its files to."""
+"""The folder that a run writes its files to, and what is said where that fails."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from agent.errors import ConfigError, JournalError
+from agent.errors import ConfigError, OutputError
 
 
 def check_empty(out: Path) -> None:
@@ -40,12 +40,10 @@ def claimed(out: Path) -> Iterator[None]:
 
 
 @contextmanager
-def written(out: Path) -> Iterator[None]:
-    """Make one clear line of a disk that takes no more: JournalError, with the way to go on."""
+def writing(folder: Path, otherwise: str = "or give another folder") -> Iterator[None]:
+    """Write files to `folder` in this block; OutputError where that fails, with what to do."""
     try:
         yield
     except OSError as error:
-        why = error.strerror or error
-        raise JournalError(
-            f"{out} cannot be written ({why}); make room there, and go on with the same command and --resume"
-        ) from error
+        where, why = error.filename or folder, error.strerror or error
+        raise OutputError(f"{where}: cannot be written: {why}; make room, {otherwise}") from error

@@ -20,6 +20,7 @@ from sim_harness.comparison import differences, within
 from sim_harness.measures import J_PER_WH, percent, watt_hours
 from sim_harness.outcome import settings_of
 from sim_harness.scenario import Scenario, dump_scenario
+from sim_harness.shortfall import failed_trainings, missing_rounds
 
 MAX_RUNS: Final = 1000
 _MAY_DIFFER: Final = ("about", "engine", "timing", "discovery")
@@ -132,4 +133,5 @@ def _check_same(cell: Cell) -> None:
 def _result(values: dict[str, Any]) -> str:
     mean, train_wh = values["accuracy"]["mean"], values["energy_j"]["train"] / J_PER_WH
     tested = "nothing was evaluated" if mean is None else f"accuracy {percent(mean)}"
-    return f"{tested}, training energy {watt_hours(train_wh)}"
+    lacks = "; ".join(filter(None, [missing_rounds(values), failed_trainings(values)]))
+    return f"{tested}, training energy {watt_hours(train_wh)}{lacks and f'; {lacks}'}"

@@ -12,6 +12,8 @@ from sim_harness.report import joules
 
 J_PER_WH: Final = 3.6e3
 _LARGE_WH: Final = 1e4
+_WHOLE_FROM: Final = 99.95
+"""What is less has decimals among its first three digits."""
 
 Summary = Mapping[str, Any]
 
@@ -92,8 +94,9 @@ def _at(*keys: str) -> Callable[[Summary, Consensus], float | None]:
     return read
 
 
-def _significant(value: float) -> str:
-    return f"{value:,.3g}" if abs(value) < 1e3 else f"{value:,.0f}"  # noqa: PLR2004  # no exponents
+def significant(value: float) -> str:
+    """Return three significant digits, zeros at the end too; whole numbers from 100 on, without exponents."""
+    return f"{value:#.3g}" if abs(value) < _WHOLE_FROM else f"{value:,.0f}"
 
 
 def _whole(value: float) -> str:
@@ -113,11 +116,11 @@ MEASURES: Final = (
     Measure("accuracy_min", "accuracy, worst node", _at("accuracy", "min"), percent),
     Measure("accuracy_max", "accuracy, best node", _at("accuracy", "max"), percent),
     Measure("accuracy_consensus", "accuracy, average model", _at("accuracy", "consensus"), percent),
-    Measure("distance_rms", "distance to average model", lambda _, c: c[-1].distance_rms if c else None, _significant),
+    Measure("distance_rms", "distance to average model", lambda _, c: c[-1].distance_rms if c else None, significant),
     Measure("train_j", "training energy, joules", _at("energy_j", "train"), joules),
     Measure("train_wh", "training energy, Wh", lambda s, _: s["energy_j"]["train"] / J_PER_WH, watt_hours),
     Measure("share_of_d_psgd", "share of D-PSGD's energy", _share_of_d_psgd, percent),
-    Measure("points_per_kwh", "accuracy points per kWh", _points_per_kwh, _significant),
+    Measure("points_per_kwh", "accuracy points per kWh", _points_per_kwh, significant),
     Measure("training_rounds", "training rounds, all nodes", _at("training_rounds", "total"), _whole),
     Measure(
         "jain_training_rounds",

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from agent.errors import ConfigError, DataError
 from agent.yaml_file import Document
 from sim_harness.measures import MEASURES, ConsensusRow
-from sim_harness.report import evaluation_row, load_summary, no_run, read_rows
+from sim_harness.run_files import check_whole, evaluation_row, load_summary, no_run, read_rows
 
 Array = npt.NDArray[np.float64]
 
@@ -66,7 +66,7 @@ def load_outcome(folder: Path) -> Outcome:
 def load_curves(outcome: Outcome) -> Curves:
     """Read rounds.csv and evaluation.csv and keep their sums only: of 256 nodes and 1,000 rounds they have 90 MB."""
     total = outcome.summary["rounds"]
-    spent_j = np.cumsum(_round_energy_j(outcome.folder / "rounds.csv", total))
+    spent_j = np.cumsum(_round_energy_j(outcome))
     tested: dict[int, list[float]] = {}
     for row in read_rows(outcome.folder / "evaluation.csv", evaluation_row):
         if row.accuracy is not None:
@@ -124,8 +124,9 @@ def _scenario(folder: Path) -> tuple[str, dict[str, Any]]:
         raise DataError(f"{error}; run the scenario again") from error
 
 
-def _round_energy_j(path: Path, rounds: int) -> Array:
-    """Return what all nodes spent in each round."""
+def _round_energy_j(outcome: Outcome) -> Array:
+    """Return what all nodes spent in each round; `DataError` where rows are missing."""
+    rounds = outcome.summary["rounds"]
     spent_j = [0.0] * rounds
 
     def add(cells: Mapping[str, str]) -> None:
@@ -134,8 +135,8 @@ def _round_energy_j(path: Path, rounds: int) -> Array:
             raise ValueError(f"round {round_} is not of the run in summary.json")
         spent_j[round_] += float(cells["energy_j"])
 
-    for _ in read_rows(path, add):
-        pass
+    rows = sum(1 for _ in read_rows(outcome.folder / "rounds.csv", add))
+    check_whole(outcome.folder, outcome.summary, rows)
     return np.asarray(spent_j)
 
 

@@ -58,7 +58,9 @@ def plan(scenario: Scenario) -> dict[str, Any]:
         "nodes": scenario.nodes,
         "rounds": scenario.rounds,
         "seed": scenario.seed,
-        "workload": scenario.energy.workload,
+        "energy_source": scenario.energy.source,
+        "workload": scenario.energy.workload if scenario.energy.source == "trace" else None,
+        "left_out": _left_out(scenario),
         "topology": {"kind": scenario.topology.kind, "degree": scenario.topology_spec().degree},
         "schedule": {
             "train_rounds": schedule.train_rounds,
@@ -80,6 +82,13 @@ def plan(scenario: Scenario) -> dict[str, Any]:
         "probability": {name: kind.probability for name, kind in devices.items()},
         "budget_rounds": {name: kind.budget_rounds for name, kind in devices.items()},
     }
+
+
+def _left_out(scenario: Scenario) -> list[str]:
+    """Return the settings that would change a plan which does not know them: how long rounds take is not planned."""
+    obeyed = POLICIES[scenario.policy.name].obeys_budget
+    recharged = any(scenario.energy_section(i).recharge.watts for i, _ in _types(scenario))
+    return ["energy.recharge"] if obeyed and recharged else []
 
 
 def rounds_trained(scenario: Scenario, index: int, node: NodeId) -> list[int]:

@@ -5,121 +5,78 @@ Everything is read from rounds.csv, evaluation.csv and summary.json in the run's
 
 from __future__ import annotations
 
-import csv
-import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from agent.core.types import RoundKind
-from agent.errors import DataError
+from sim_harness.folders import writing
+from sim_harness.run_files import EvaluationRow, RoundRow, Run, load_run
+from sim_harness.shortfall import commonest, missing_rounds
 
 MAX_ROWS: Final = 40
 """Nodes that the table shows; a larger fleet is in summary.json."""
 
-_KEYS: Final = (
-    *("scenario", "nodes", "rounds", "seed", "policy", "topology"),
-    *("accuracy", "energy_j", "budget", "messages", "per_node"),
-)
-
 _HEADINGS: Final = (
-    *("training\nrounds", "spent\nJ", "limit\nJ", "budget\nused"),
+    *("node", "device", "training\nrounds", "spent\nJ", "limit\nJ", "budget\nused"),
     *("final\naccuracy", "own\naccuracy", "messages\nreceived"),
 )
-
-_T = TypeVar("_T")
-
-
-@dataclass(frozen=True, slots=True)
-class RoundRow:
-    """The columns of one row of rounds.csv that a report needs."""
-
-    node: str
-    round: int
-    kind: RoundKind
-    trained: bool
-    energy_j: float
-    peers_expected: int
-    peers_received: int
-
-
-@dataclass(frozen=True, slots=True)
-class EvaluationRow:
-    """One row of evaluation.csv; top-1 in [0, 1], None where there was nothing to test with."""
-
-    round: int
-    node: str
-    accuracy: float | None
-    own_accuracy: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """A finished run as its files tell it."""
-
-    folder: Path
-    summary: Mapping[str, Any]
-    rounds: Sequence[RoundRow]
-    evaluations: Sequence[EvaluationRow]
+_DISPENSABLE: Final = ("own\naccuracy", "limit\nJ", "messages\nreceived", "budget\nused", "device", "training\nrounds")
+"""Columns that a narrow terminal does without, the first one first."""
+_NAMES: Final = 2
+"""Columns of words; all others are numbers."""
+_WIDE: Final = 10_000
 
 
 def show_report(folder: Path, console: Console) -> Path:
     """Print the report of the run in `folder`, draw `report.png` there and return its path.
 
-    Raises `DataError` if the folder does not hold a finished run.
+    Raises `DataError` if the folder does not hold a finished run, `OutputError` if the picture cannot be written.
     """
     from sim_harness.report_plot import draw
 
     run = load_run(folder)
-    path = draw(run, folder / "report.png")
-    console.print(node_table(run))
+    with writing(folder):
+        path = draw(run, folder / "report.png")
+    console.print(fitting(run, console))
     console.print(totals(run))
     return path
 
 
-def load_run(folder: Path) -> Run:
-    """Read the files of a run; raises `DataError` that names the file, and the line if it is one."""
-    summary, rounds = load_summary(folder), list(read_rows(folder / "rounds.csv", _round_row))
-    return _check(Run(folder, summary, rounds, list(read_rows(folder / "evaluation.csv", evaluation_row))))
+def fitting(run: Run, console: Console) -> Table:
+    """Return the table with as many columns as the terminal has room for."""
+    options = console.options.update(max_width=_WIDE)
+    tables = (node_table(run, _DISPENSABLE[:count]) for count in range(len(_DISPENSABLE) + 1))
+    for table in tables:
+        if console.measure(table, options=options).maximum <= console.width:
+            break
+    return table
 
 
-def load_summary(folder: Path) -> dict[str, Any]:
-    """Read summary.json; `DataError` if there is none, or none that has all a report needs."""
-    path = folder / "summary.json"
-    try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise no_run(folder, error) from error
-    except ValueError as error:
-        raise DataError(f"{path} is not JSON: {error}; run the scenario again") from error
-    missing = [key for key in _KEYS if not isinstance(summary, dict) or key not in summary]
-    if missing:
-        raise DataError(f"{path} lacks {', '.join(missing)}; run the scenario again")
-    return dict(summary)
-
-
-def node_table(run: Run) -> Table:
-    """Return one row a node: what it trained, spent, learned and received."""
+def node_table(run: Run, hidden: Sequence[str] = ()) -> Table:
+    """Return one row a node: what it trained, spent, learned and received, without the columns of those headings."""
     table = Table(title=title(run), title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("node", no_wrap=True)
-    table.add_column("device", overflow="ellipsis")
-    for heading in _HEADINGS:
-        table.add_column(heading, justify="right", no_wrap=True)
+    shown = [i for i, heading in enumerate(_HEADINGS) if heading not in hidden]
+    for i in shown:
+        table.add_column(_HEADINGS[i], justify="left" if i < _NAMES else "right", overflow="fold")
     by_node: dict[str, list[RoundRow]] = {entry["node"]: [] for entry in run.summary["per_node"]}
     for row in run.rounds:
         by_node.setdefault(row.node, []).append(row)
     last = {row.node: row for row in sorted(run.evaluations, key=lambda row: row.round)}
     for entry in run.summary["per_node"][:MAX_ROWS]:
-        table.add_row(*_cells(entry, by_node[entry["node"]], last.get(entry["node"])))
+        cells = _cells(entry, by_node[entry["node"]], last.get(entry["node"]))
+        table.add_row(*(cells[i] for i in shown))
+    notes = []
     if len(run.summary["per_node"]) > MAX_ROWS:
-        table.caption = f"{MAX_ROWS} of {len(run.summary['per_node'])} nodes; all are in summary.json"
+        notes.append(f"{MAX_ROWS} of {len(run.summary['per_node'])} nodes; all are in summary.json")
+    if hidden:
+        notes.append(f"no room for {', '.join(heading.replace(chr(10), ' ') for heading in hidden)}")
+    table.caption = "; ".join(notes) or None
     return table
 
 
@@ -128,6 +85,9 @@ def totals(run: Run) -> Table:
     values = run.summary
     accuracy, energy, budget, messages = (values[key] for key in ("accuracy", "energy_j", "budget", "messages"))
     lines = Table.grid(padding=(0, 2))
+    if incomplete := missing_rounds(values):
+        label, _, words = incomplete.partition(": ")
+        lines.add_row(Text(label, style="bold red"), Text(words, style="bold red"))
     tested = "nothing was evaluated"
     if accuracy["mean"] is not None:
         tested = ", ".join(f"{name} {_percent(accuracy[name])}" for name in ("mean", "std", "min", "max"))
@@ -137,13 +97,19 @@ def totals(run: Run) -> Table:
     lines.add_row("training energy", f"{joules(energy['train'])}{limit}; {against_d_psgd(values)}")
     if budget["overspent_nodes"]:
         lines.add_row("over budget", Text(", ".join(budget["overspent_nodes"]), style="bold red"))
+    errors = [row.error for row in run.rounds if row.error]
+    if errors:
+        words = f"{len(errors):,} of {sum(row.trained for row in run.rounds):,} trainings gave no model"
+        lines.add_row("failed", Text(f"{words}: {commonest(errors)}", style="bold red"))
     lines.add_row(
         "messages",
         f"{messages['mixed']:,} mixed of {messages['expected']:,} expected, {messages['missing']:,} missing, "
         f"{messages['rejected']:,} rejected; {messages['delivered']:,.0f} delivered, counted by the "
         f"{messages['counted_by']}",
     )
-    lines.add_row("files", f"{run.folder}: report.png, rounds.csv, evaluation.csv, summary.json")
+    names = ["report.png", "rounds.csv", "evaluation.csv", "consensus.csv", "summary.json"]
+    there = [name for name in names if name != "consensus.csv" or (run.folder / name).exists()]
+    lines.add_row("files", Text(f"{run.folder}: {', '.join(there)}"))
     return lines
 
 
@@ -159,10 +125,11 @@ def title(run: Run) -> str:
 
 
 def against_d_psgd(values: Mapping[str, Any]) -> str:
-    """Return the comparison with D-PSGD, in which every node trains in every round."""
+    """Return the comparison with D-PSGD, in which every node trains in every one of the rounds that ended."""
     spent, d_psgd = values["energy_j"]["train"], values["energy_j"]["d_psgd_equivalent"]
     ratio = f", {d_psgd / spent:.2f} times as much" if spent else ""
-    return f"D-PSGD would have spent {joules(d_psgd)}{ratio}"
+    where = " in the rounds that ended" if missing_rounds(values) else ""
+    return f"D-PSGD would have spent {joules(d_psgd)}{where}{ratio}"
 
 
 def joules(amount_j: float) -> str:
@@ -201,49 +168,3 @@ def _share(spent_j: float, limit_j: float | None, credited_j: float) -> Text:
 
 def _percent(fraction: float | None) -> str:
     return "-" if fraction is None or math.isnan(fraction) else f"{fraction:.1%}"
-
-
-def _round_row(cells: Mapping[str, str]) -> RoundRow:
-    return RoundRow(
-        cells["node"],
-        int(cells["round"]),
-        RoundKind(cells["kind"]),
-        cells["decision"] == "train",
-        float(cells["energy_j"]),
-        int(cells["peers_expected"]),
-        int(cells["peers_received"]),
-    )
-
-
-def evaluation_row(cells: Mapping[str, str]) -> EvaluationRow:
-    """Return one row of evaluation.csv."""
-    accuracy, own = (float(cells[key]) if cells[key] else None for key in ("accuracy", "own_accuracy"))
-    return EvaluationRow(int(cells["round"]), cells["node"], accuracy, own)
-
-
-def read_rows(path: Path, parse: Callable[[Mapping[str, str]], _T]) -> Iterator[_T]:
-    """Yield the rows of a table, one after the other; `DataError` names the line that is wrong."""
-    line = 1
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            for line, cells in enumerate(csv.DictReader(file), start=2):  # noqa: B007  # the error names it
-                yield parse(cells)
-    except OSError as error:
-        raise no_run(path.parent, error) from error
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{path}:{line}: {error!r}; the file was cut or changed, run the scenario again") from error
-
-
-def _check(run: Run) -> Run:
-    """Return `run` if its files belong together."""
-    nodes, rounds = {entry["node"] for entry in run.summary["per_node"]}, range(run.summary["rounds"])
-    stray = next((row for row in run.rounds if row.node not in nodes or row.round not in rounds), None)
-    if stray is not None:
-        where = f"{run.folder / 'rounds.csv'}: node {stray.node}, round {stray.round}"
-        raise DataError(f"{where} is not of the run in summary.json; run the scenario again")
-    return run
-
-
-def no_run(folder: Path, error: OSError) -> DataError:
-    """Return the error for a folder that lacks a file of a finished run."""
-    return DataError(f"{folder} holds no finished run: {error}; give the folder of --out")

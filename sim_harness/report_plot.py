@@ -14,7 +14,9 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from agent.core.types import RoundKind
 from sim_harness.plot_style import BLUE, GREY, ORANGE, VERMILION, dress, new_figure
-from sim_harness.report import EvaluationRow, Run, against_d_psgd, joules, title
+from sim_harness.report import against_d_psgd, joules, title
+from sim_harness.run_files import EvaluationRow, Run
+from sim_harness.shortfall import missing_rounds
 
 _LABELLED_NODES: Final = 40
 _KILOJOULES_FROM_J: Final = 1e4
@@ -33,7 +35,8 @@ def draw(run: Run, path: Path) -> Path:
     nodes = len(run.summary["per_node"])
     heat_inches = min(max(1.6, 0.26 * nodes), 5.5)
     figure = new_figure(7.4 + heat_inches)
-    figure.suptitle(title(run), fontsize=15, fontweight="bold")
+    heading = "\n".join(filter(None, [title(run), missing_rounds(run.summary)]))
+    figure.suptitle(heading, fontsize=15, fontweight="bold")
     accuracy, energy, heat = figure.subplots(3, 1, sharex=True, height_ratios=[3.3, 3.3, heat_inches])
     _accuracy(accuracy, run)
     _energy(energy, run)
@@ -71,13 +74,15 @@ def _energy(axes: Axes, run: Run) -> None:
     """Joules of all nodes after each round, D-PSGD's, and the budget of all nodes."""
     _shade(axes, run)
     rounds, d_psgd_j = run.summary["rounds"], run.summary["energy_j"]["d_psgd_equivalent"]
-    spent_j = np.zeros(rounds)
+    spent_j, ended = np.zeros(rounds), np.zeros(rounds)
     for row in run.rounds:
         spent_j[row.round] += row.energy_j
+        ended[row.round] += 1
     ends = np.arange(-0.5, rounds)
     limit_j = run.summary["budget"]["limit_j"]
     scale, unit = (1e-3, "kJ") if max(d_psgd_j, limit_j or 0.0) >= _KILOJOULES_FROM_J else (1.0, "J")
-    axes.plot(ends[[0, -1]], [0, d_psgd_j * scale], "--", color=GREY, linewidth=1.8, label="D-PSGD")
+    d_psgd = np.concatenate([[0.0], np.cumsum(ended)]) * d_psgd_j * scale / max(1.0, ended.sum())
+    axes.plot(ends, d_psgd, "--", color=GREY, linewidth=1.8, label="D-PSGD")
     if limit_j is not None:
         axes.axhline(limit_j * scale, color=VERMILION, linewidth=1.8, label=f"budget, {joules(limit_j)}")
     total = np.concatenate([[0.0], np.cumsum(spent_j)]) * scale

@@ -149,7 +149,7 @@ TOOLS = (
     ),
     sim(
         "report of a folder without a run",
-        "DIR holds no finished run: [Errno 2] No such file or directory: 'DIR/summary.json'; give the folder of --out",
+        "DIR holds no finished run: DIR/summary.json: No such file or directory; give the folder of --out",
         65,
         "report",
         "DIR",

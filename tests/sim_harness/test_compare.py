@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -12,13 +13,15 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 from PIL import Image
 
 from agent.errors import DataError
 from sim_harness.__main__ import main
+from sim_harness.compare_plot import draw_all
 from sim_harness.comparison import Group, load_groups, table_rows
-from sim_harness.measures import MEASURES, fairness, jain
-from sim_harness.outcome import load_curves, load_outcome, mean_curves
+from sim_harness.measures import MEASURES, fairness, jain, significant
+from sim_harness.outcome import Curves, load_curves, load_outcome, mean_curves
 from tests.sim_harness.made_up_runs import scenario_of, write_run
 
 SHARES = st.lists(st.floats(0, 1e6), min_size=1, max_size=20)
@@ -159,6 +162,56 @@ def test_what_does_not_compare_is_noted_not_refused(settings: list[str], note: s
     groups = load_groups([tmp_path / "a", tmp_path / "b"])
     assert [group.note for group in groups] == ["", note]
     assert dict(table_rows(groups))["note"] == ["", note]
+
+
+def test_what_a_run_lacks_is_noted(tmp_path: Path) -> None:
+    """Rounds that did not end and failed trainings stand in the note, with the seed where there are several."""
+    summary = write_run(tmp_path / "1", scenario_of("seed=1"))
+    write_run(tmp_path / "2", scenario_of("seed=2"))
+    summary.update(rounds_ended=40, unfinished_nodes=["n001"])
+    summary["training_rounds"]["failed"] = 2
+    (tmp_path / "1" / "summary.json").write_text(json.dumps(summary))
+    lacks = "incomplete: 40 of 48 rounds of all nodes ended; n001 did not come to the end; 2 trainings gave no model"
+    (group,) = load_groups([tmp_path / "1"])
+    assert group.note == lacks
+    (group,) = load_groups([tmp_path / "2", tmp_path / "1"])
+    assert group.note == f"seed 1 {lacks}"
+    with pytest.raises(DataError, match=r"rounds\.csv has 48 rows, but .* 40 rounds"):
+        load_curves(group.first)
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(0.0123456, "0.0123"), (0.5, "0.500"), (12, "12.0"), (99.96, "100"), (268.234, "268"), (12_345.6, "12,346")],
+)
+def test_three_digits_are_shown_zeros_too(value: float, shown: str) -> None:
+    """Numbers in one row of the table look alike, and none has an exponent."""
+    assert significant(value) == shown
+
+
+@pytest.mark.parametrize("settings", [[], ["rounds=12000"], ["policy.train_rounds=11", "energy.devices=[poco-x3]"]])
+def test_the_labels_of_the_bars_end_before_the_axis_does(
+    settings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long a bar and its label are, both are inside the panel."""
+    figures: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, _: figures.append(figure))
+    write_run(tmp_path / "a", scenario_of("evaluation.every=0", *settings))
+    write_run(tmp_path / "b", scenario_of("evaluation.every=0", *settings, "policy.name=d-psgd"))
+    draw_all(groups := load_groups([tmp_path / "a", tmp_path / "b"]), no_curves(groups), tmp_path)
+    (figure,) = figures
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    assert len(axes.texts) == 2
+    end = axes.get_window_extent().x1
+    assert all(end - 100 < text.get_window_extent().x1 < end for text in axes.texts[1:])
+    assert all(text.get_window_extent().x1 < end for text in axes.texts)
+
+
+def no_curves(groups: Sequence[Group]) -> dict[str, Curves]:
+    """Return the curves of runs that nobody tested."""
+    nothing = np.zeros(0)
+    return {group.label: Curves(np.zeros(0, np.int64), nothing, nothing, nothing) for group in groups}
 
 
 class Tags(HTMLParser):

@@ -169,7 +169,8 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_end(
 
 def test_tables_are_in_order_and_agree_with_the_summary(tmp_path: Path) -> None:
     """By node and round, by round and node, by round; joules, messages and nodes add up, whatever the network does."""
-    values = emulate(small(*FAULTY, "evaluation.every=2", "rounds=20"), tmp_path)
+    scenario = small(*FAULTY, "evaluation.every=2", "rounds=20")
+    values = emulate(scenario, tmp_path)
     rounds, tested, means = (read(tmp_path / name) for name in TABLES)
     order = [(row["node"], int(row["round"])) for row in rounds]
     assert order == sorted(set(order))
@@ -186,6 +187,17 @@ def test_tables_are_in_order_and_agree_with_the_summary(tmp_path: Path) -> None:
     assert values["messages"]["mixed"] == sum(int(row["peers_received"]) for row in rounds)
     assert values["messages"]["mixed"] < values["messages"]["expected"]
     assert values["budget"]["overspent_nodes"] == []
+    assert values["rounds_ended"] == len(rounds) < 20 * len(values["per_node"])
+    costs_j = {node: scenario.device(i).cost_uj / 1e6 for i, node in enumerate(scenario.node_ids())}
+    assert values["energy_j"]["d_psgd_equivalent"] == pytest.approx(sum(costs_j[row["node"]] for row in rounds))
+
+
+def test_trainings_that_gave_no_model_are_counted(tmp_path: Path) -> None:
+    """A learning rate that no model stands: each row tells why, and the summary how many they are."""
+    values = emulate(small("learning.lr=100", "rounds=6"), tmp_path)
+    told = [row for row in read(tmp_path / "rounds.csv") if row["decision"] == "train" and row["error"]]
+    assert values["training_rounds"]["failed"] == len(told) > 0
+    assert all("lower lr" in row["error"] for row in told)
 
 
 def test_a_run_that_was_killed_before_its_summary_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -317,7 +329,7 @@ def test_a_full_disk_costs_one_line_and_no_round(
     with monkeypatch.context() as patched:
         patched.setattr(EmulatedEvidence, "settle", full)
         code, said = resumed(stopped, capsys)
-    assert (code, "No space left on device); make room there, and go on with the same" in said) == (74, True)
+    assert (code, "No space left on device; make room, and go on with the same" in said) == (74, True)
     assert resumed(stopped, capsys) == (0, "")
     assert len(read(stopped / "rounds.csv")) == json.loads((stopped / "summary.json").read_text())["rounds_ended"]
 

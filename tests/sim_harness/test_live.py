@@ -65,7 +65,7 @@ SUMMARY_KEYS = {
     *("scenario", "engine", "nodes", "rounds", "seed", "policy", "topology.kind", "topology.degree"),
     *("accuracy.mean", "accuracy.std", "accuracy.min", "accuracy.max", "accuracy.consensus"),
     *("energy_j.train", "energy_j.share", "energy_j.idle", "energy_j.total", "energy_j.d_psgd_equivalent"),
-    *("training_rounds.total", "training_rounds.max"),
+    *("rounds_ended", "training_rounds.total", "training_rounds.max", "training_rounds.failed"),
     *("budget.limit_j", "budget.spent_j", "budget.overspent_nodes"),
     *("messages.delivered", "messages.missing", "messages.rejected", "messages.expected", "messages.mixed"),
     *("messages.counted_by", "bytes.published", "bytes.delivered", "params_sha256"),
@@ -82,7 +82,7 @@ COLUMNS = {
     "evaluation.csv": ("round", "node", "accuracy", "own_accuracy", "loss"),
 }
 EMULATED_COLUMNS = {"consensus.csv": ("round", "accuracy", "loss", "distance_rms", "nodes")}
-EMULATED_KEYS = {"engine_detail", "virtual_s", "unfinished_nodes"}
+EMULATED_KEYS = {"engine_detail", "virtual_s", "unfinished_nodes", "processes", "cut_edges", "exchanged_bytes"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -621,7 +621,7 @@ def test_delivered_counts_whole_models(embedded: Outcome) -> None:
     def delivered(messages: int, chunks: int) -> Any:
         counts = BrokerCounts(model_messages_out=messages)
         traffic, ends = counted(counts, 48, chunks), [node.end for node in evidence]
-        values = summary(embedded.scenario(), ends, Totals(), ([1.0] * NODES, 1.0), traffic, 1.0, {})
+        values = summary(embedded.scenario(), ends, Totals(), ([1.0] * NODES, 1.0), traffic, 1.0, {}, "")
         return values["messages"]["delivered"]
 
     assert delivered(96, 2) == 48

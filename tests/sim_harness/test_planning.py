@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -212,3 +213,25 @@ def drive(scenario: Scenario, index: int, node: NodeId) -> tuple[list[RoundRecor
             pending.append(ev.DeadlineReached())
     assert machine.phase is Phase.DONE
     return records, machine.ledger
+
+
+def test_a_plan_says_what_it_leaves_out(capsys: pytest.CaptureFixture[str]) -> None:
+    """Boards that are recharged may train more than their budget alone pays for; a board has no published workload."""
+    assert main(["plan", "solar"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "energy.recharge is left out of this plan: with it, nodes may train more" in shown
+    assert "energy.source board" in shown
+    assert "cifar10" not in shown
+    assert plan(load_scenario("solar", ["policy.name=d-psgd"]))["left_out"] == []
+    published = plan(load_scenario("demo"))
+    assert (published["left_out"], published["workload"]) == ([], "cifar10")
+
+
+def test_rounds_are_shown_with_digits_that_matter(capsys: pytest.CaptureFixture[str]) -> None:
+    """A mean over nodes has one decimal at most, and none from a hundred on."""
+    assert main(["plan", "paper-6-regular"]) == 0
+    shown = capsys.readouterr().out
+    assert re.search(r"xiaomi-12-pro .* 268 ", shown)
+    assert "268." not in shown
+    assert main(["plan", "demo", "--nodes", "13", "--rounds", "9"]) == 0
+    assert not re.search(r"xiaomi-12-pro .*\.\d\d+ +│$", capsys.readouterr().out, re.MULTILINE)

@@ -6,6 +6,7 @@ import csv
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -13,12 +14,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 from rich.console import Console
 
 from agent.errors import DataError
 from sim_harness.evidence import EVALUATION_COLUMNS, ROUND_COLUMNS
-from sim_harness.report import MAX_ROWS, load_run, node_table, show_report, totals
+from sim_harness.report import MAX_ROWS, fitting, node_table, show_report, totals
+from sim_harness.run_files import load_run
+from sim_harness.shortfall import missing_rounds
 
 BLUE = (0, 0x72, 0xB2)
 """The colour of a cell of a node that trained."""
@@ -111,6 +115,7 @@ class MadeUpRun:
                 "mixed": expected - self.nodes,
                 "counted_by": "broker",
             },
+            "training_rounds": {"total": 0, "max": 0, "failed": 0},
             "per_node": [
                 {"node": name, "device": DEVICES[i % 4][0], "limit_j": limits[i], "spent_j": spent[name]}
                 for i, name in enumerate(names)
@@ -139,6 +144,79 @@ def change(folder: Path, **values: Any) -> None:
     """Replace top-level values of summary.json."""
     path = folder / "summary.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **values}), encoding="utf-8")
+
+
+def rewrite_rounds(folder: Path, edit: Callable[[list[dict[str, str]]], list[dict[str, str]]]) -> None:
+    """Write rounds.csv anew, with what `edit` makes of its rows."""
+    with (folder / "rounds.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    _write(folder / "rounds.csv", ROUND_COLUMNS, [{**row} for row in edit(rows)])
+
+
+def test_a_run_that_is_not_complete_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Text and picture name the nodes that are short of the end; D-PSGD has the same rounds to train in."""
+    MadeUpRun().write(tmp_path)
+    rewrite_rounds(tmp_path, lambda rows: [row for row in rows if row["node"] != "n003" or int(row["round"]) < 20])
+    change(tmp_path, rounds_ended=230, unfinished_nodes=["n003"])
+    text = text_of(tmp_path)
+    assert "incomplete       230 of 240 rounds of all nodes ended; n003 did not come to the end" in text
+    assert "D-PSGD would have spent 5,100.0 J in the rounds that ended" in text
+    titles: list[str] = []
+    monkeypatch.setattr(Figure, "suptitle", lambda _, words, **__: titles.append(words))
+    show_report(tmp_path, Console(file=StringIO()))
+    assert titles[0].endswith("\nincomplete: 230 of 240 rounds of all nodes ended; n003 did not come to the end")
+
+
+def test_of_many_nodes_short_of_the_end_some_are_named(tmp_path: Path) -> None:
+    """The line stays a line; rounds may be missing of nodes that came to the end, too."""
+    summary = MadeUpRun().write(tmp_path)
+    names = [f"n{i:03d}" for i in range(8)]
+    words = missing_rounds({**summary, "rounds_ended": 200, "unfinished_nodes": names})
+    assert words.endswith("ended; n000, n001, n002, n003 and 4 more did not come to the end")
+    assert missing_rounds({**summary, "rounds_ended": 200, "unfinished_nodes": []}).endswith("of all nodes ended")
+    assert not missing_rounds({**summary, "rounds_ended": 240, "unfinished_nodes": []})
+
+
+def test_trainings_that_gave_no_model_are_counted_with_their_commonest_reason(tmp_path: Path) -> None:
+    """Reasons that differ in their numbers only are one; a round that others left is no failed training."""
+
+    def fail(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+        trained = [row for row in rows if row["decision"] == "train"]
+        for row, error in zip(trained, ["worker died", "round 1: loss nan", "round 4: loss 3e+08"], strict=False):
+            row["error"] = error
+        trained[3].update(error="left unfinished", loss="0.5")
+        return rows
+
+    MadeUpRun().write(tmp_path)
+    assert "gave no model" not in text_of(tmp_path)
+    rewrite_rounds(tmp_path, fail)
+    trained = sum(row.trained for row in load_run(tmp_path).rounds)
+    assert f"3 of {trained} trainings gave no model: round 1: loss nan" in text_of(tmp_path)
+
+
+def test_rounds_that_were_cut_off_are_refused(tmp_path: Path) -> None:
+    """A table with fewer rows than rounds ended names both numbers."""
+    MadeUpRun(nodes=2, rounds=3).write(tmp_path)
+    change(tmp_path, rounds_ended=6)
+    rewrite_rounds(tmp_path, lambda rows: rows[:-2])
+    with pytest.raises(DataError, match=r"rounds\.csv has 4 rows, but summary\.json tells of 6 rounds that ended"):
+        load_run(tmp_path)
+
+
+@pytest.mark.parametrize("left", ["checkpoint", "rounds.part.csv"])
+def test_a_run_that_is_not_finished_can_go_on(left: str, tmp_path: Path) -> None:
+    """What an emulation leaves before its end is told from a folder without any run."""
+    (tmp_path / left).mkdir()
+    with pytest.raises(DataError, match="is not finished; go on with the command that began it and --resume"):
+        load_run(tmp_path)
+
+
+def test_the_average_model_has_a_file_in_emulations_only(tmp_path: Path) -> None:
+    """The last line names the files that are there."""
+    MadeUpRun(nodes=2, rounds=3).write(tmp_path)
+    assert "consensus.csv" not in text_of(tmp_path)
+    (tmp_path / "consensus.csv").touch()
+    assert "evaluation.csv, consensus.csv, summary.json" in text_of(tmp_path)
 
 
 def test_a_node_is_shown_with_its_rounds_joules_accuracy_and_messages(tmp_path: Path) -> None:
@@ -181,6 +259,22 @@ def test_what_was_not_limited_evaluated_or_spent_is_said_in_words(tmp_path: Path
     assert "none" in text
 
 
+@pytest.mark.parametrize("width", range(30, 130, 10))
+def test_a_narrow_terminal_shows_fewer_columns_and_cuts_nothing(width: int, tmp_path: Path) -> None:
+    """Node, joules and accuracy stay to the last; what is left out is named."""
+    MadeUpRun(nodes=4, rounds=6).write(tmp_path)
+    shown = StringIO()
+    console = Console(file=shown, width=width)
+    console.print(fitting(load_run(tmp_path), console))
+    text = shown.getvalue()
+    assert max(map(len, text.splitlines())) <= width
+    assert all(sum(line.split()[:1] == [f"n00{i}"] for line in text.splitlines()) == 1 for i in range(4))
+    assert "…" not in text
+    whole = all(device in text for device, _ in DEVICES)
+    assert whole != ("device" in " ".join(text.partition("no room for")[2].split()))
+    assert whole == (width >= 60)
+
+
 def test_a_large_fleet_is_cut_and_says_so(tmp_path: Path) -> None:
     """The terminal is not flooded; the caption tells where all nodes are."""
     MadeUpRun(nodes=64, rounds=6).write(tmp_path)
@@ -213,7 +307,8 @@ def test_drawing_leaves_matplotlib_as_it_was(tmp_path: Path) -> None:
     program = (
         "import sys, matplotlib\n"
         "before = list(dict.items(matplotlib.rcParams))\n"
-        "from pathlib import Path; from sim_harness.report import load_run; from sim_harness.report_plot import draw\n"
+        "from pathlib import Path\n"
+        "from sim_harness.run_files import load_run; from sim_harness.report_plot import draw\n"
         "folder = Path(sys.argv[1]); draw(load_run(folder), folder / 'report.png')\n"
         "assert list(dict.items(matplotlib.rcParams)) == before\n"
         "assert 'matplotlib.pyplot' not in sys.modules\n"
