@@ -16,6 +16,7 @@ from sim_harness.comparison import Group
 from sim_harness.measures import J_PER_WH, percent, watt_hours
 from sim_harness.outcome import Array, Curves
 from sim_harness.plot_style import GREY, head, line_style, new_figure, plain
+from sim_harness.shortfall import missing_rounds
 
 _MARKED: Final = 40
 """Points up to which each is marked: of more, the line tells as much."""
@@ -116,16 +117,18 @@ def _bars(groups: Sequence[Group]) -> Figure:
     ends: list[float] = []
     scale, unit = _energy_scale(max(*whole_j, *spent_j))
     for i, (group, whole, spent) in enumerate(zip(groups, whole_j, spent_j, strict=True)):
-        label = "D-PSGD would have spent" if i == 0 else None
-        axes.barh(i, whole / scale, height=0.72, facecolor="#F2F2F2", edgecolor=GREY, linewidth=0.8, label=label)
+        axes.barh(i, whole / scale, height=0.72, facecolor="#F2F2F2", edgecolor=GREY, linewidth=0.8)
         axes.barh(
             i, spent / scale, height=0.5, color=line_style(i)[0], xerr=(group.std("train_j") or 0.0) / scale or None
         )
         share = group.mean("share_of_d_psgd")
         ends.append(max(whole, spent) / scale)
         words = watt_hours(spent / J_PER_WH) + ("" if share is None else f", {percent(share)} of D-PSGD")
-        axes.annotate(words, (ends[i], i), (_GAP_POINTS, 0), textcoords="offset points", va="center", fontsize=10.5)
-    head(axes, "Training energy of all nodes; the frame is what D-PSGD would have spent", "")
+        label = axes.annotate(words, (ends[i], i), (_GAP_POINTS, 0), textcoords="offset points", va="center")
+        label.set(fontsize=10.5, in_layout=False)
+    incomplete = any(missing_rounds(run.summary) for group in groups for run in group.outcomes)
+    frame = "D-PSGD's in the rounds that ended" if incomplete else "what D-PSGD would have spent"
+    head(axes, f"Training energy of all nodes; the frame is {frame}", "")
     axes.set_yticks(range(len(groups)), [plain(group.label) for group in groups], fontsize=10.5)
     axes.invert_yaxis()
     axes.grid(visible=False)

@@ -17,7 +17,8 @@ EXPLAINED: Final = (
     """Accuracies are top-1 of the last models on the whole common test set. The average model is the plain average of
     all nodes' last models; the distance to it is the root mean square over the nodes, in L2.""",
     """Energy is that of training, all nodes together. D-PSGD's is what it would have cost had every node trained in
-    every round. Accuracy points per kWh: 100 times the mean accuracy, divided by the kWh of training.""",
+    every one of its rounds that ended. Accuracy points per kWh: 100 times the mean accuracy, divided by the kWh of
+    training.""",
     """Jain index: (sum of x)² / (n · sum of x²) over the n types of device, where x is the mean over a type's nodes of
     their training rounds, or of their accuracies. 1: all types are equal; 1/n: one type has everything.""",
 )

@@ -14,11 +14,17 @@ _NAMED: Final = 4
 def missing_rounds(summary: Mapping[str, Any]) -> str:
     """Return which nodes did not come to the end, and how many rounds ended; nothing of a run that is complete."""
     planned = summary["nodes"] * summary["rounds"]
-    ended, unfinished = summary.get("rounds_ended", planned), summary.get("unfinished_nodes", ())
+    ended, unfinished = summary.get("rounds_ended", planned), summary.get("unfinished_nodes")
     if ended == planned and not unfinished:
         return ""
     words = f"incomplete: {ended:,} of {planned:,} rounds of all nodes ended"
-    return f"{words}; {_names(unfinished)} did not come to the end" if unfinished else words
+    if unfinished is None:  # of real agents nobody tells
+        return words
+    return (
+        f"{words}; {_names(unfinished)} did not come to the end"
+        if unfinished
+        else f"{words}; all nodes came to the end"
+    )
 
 
 def failed_trainings(summary: Mapping[str, Any]) -> str:

@@ -204,8 +204,7 @@ def test_the_labels_of_the_bars_end_before_the_axis_does(
     (axes,) = figure.axes
     assert len(axes.texts) == 2
     end = axes.get_window_extent().x1
-    assert all(end - 100 < text.get_window_extent().x1 < end for text in axes.texts[1:])
-    assert all(text.get_window_extent().x1 < end for text in axes.texts)
+    assert end - 20 < max(text.get_window_extent().x1 for text in axes.texts) < end
 
 
 def no_curves(groups: Sequence[Group]) -> dict[str, Curves]:

@@ -104,6 +104,20 @@ def test_the_files_of_a_sweep(tmp_path: Path) -> None:
         assert image.width == 1200
 
 
+def test_what_a_run_of_a_sweep_lacks_is_noted(tmp_path: Path) -> None:
+    """Page and table have a note for the run that did not come to the end, and for no other."""
+    runs = sweep(tmp_path)
+    run_cells(runs, MadeUpEmulation(), quiet())
+    assert ">note<" not in write_grid(load_results(runs), tmp_path).read_text(encoding="utf-8")
+    path = tmp_path / "t1-s3" / "summary.json"
+    values = json.loads(path.read_text())
+    path.write_text(json.dumps({**values, "rounds_ended": 40, "unfinished_nodes": ["n002"]}))
+    lacks = "incomplete: 40 of 48 rounds of all nodes ended; n002 did not come to the end"
+    assert lacks in write_grid(load_results(runs), tmp_path).read_text(encoding="utf-8")
+    with (tmp_path / "grid.csv").open(newline="", encoding="utf-8") as file:
+        assert [row["note"] for row in csv.DictReader(file)] == ["", lacks, "", ""]
+
+
 def test_a_sweep_in_which_nothing_was_evaluated(tmp_path: Path) -> None:
     """Its energies are shown all the same."""
     runs = sweep(tmp_path)

@@ -173,7 +173,9 @@ def test_of_many_nodes_short_of_the_end_some_are_named(tmp_path: Path) -> None:
     names = [f"n{i:03d}" for i in range(8)]
     words = missing_rounds({**summary, "rounds_ended": 200, "unfinished_nodes": names})
     assert words.endswith("ended; n000, n001, n002, n003 and 4 more did not come to the end")
-    assert missing_rounds({**summary, "rounds_ended": 200, "unfinished_nodes": []}).endswith("of all nodes ended")
+    missed = {**summary, "rounds_ended": 200}
+    assert missing_rounds({**missed, "unfinished_nodes": []}).endswith("ended; all nodes came to the end")
+    assert missing_rounds(missed).endswith("200 of 240 rounds of all nodes ended")
     assert not missing_rounds({**summary, "rounds_ended": 240, "unfinished_nodes": []})
 
 
