@@ -90,7 +90,7 @@ nodes:
 TOOLS = (
     sim(
         "unknown scenario",
-        "there is no 'dmeo'; did you mean demo? (known: demo, paper-10-regular, paper-6-regular, paper-8-regular); or give the path of a .yaml file",
+        "there is no 'dmeo'; did you mean demo? (known: …); or give the path of a .yaml file",
         78,
         "plan",
         "dmeo",
