@@ -251,7 +251,8 @@ class _Run:
         if self._exchange.leads:
             write_summary(self._out / "summary.json", values)
             self._evidence.tidy()
-            shutil.rmtree(self._out / "checkpoint", ignore_errors=True)
+        self._exchange.agree(Wish.GO_ON)  # until the first process has written its summary, all may have to go on
+        shutil.rmtree(self._out / "checkpoint", ignore_errors=True)
         return values
 
     def _final_accuracy(self, models: list[Params]) -> tuple[list[float], float]:

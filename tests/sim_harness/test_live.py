@@ -555,7 +555,7 @@ def test_the_demo_learns_the_task_within_its_budgets(tmp_path: Path, monkeypatch
     assert (ended.code, ended.err, ended.left) == (0, "", [])
     outcome = Outcome.read(folder)
     scenario, summary = outcome.scenario(), outcome.summary
-    assert scenario == load_scenario("demo")
+    assert scenario == load_scenario("demo", ["engine.kind=sequential", "engine.precision=fp32"])
     assert summary["accuracy"]["mean"] >= 0.85
     assert summary["budget"]["overspent_nodes"] == []
     planned = plan(scenario)
