@@ -151,7 +151,7 @@ class _Run:
 
     @property
     def _known(self) -> dict[str, object]:
-        return {"arithmetic": self._arithmetic, "initial": self._initial}
+        return {"arithmetic": self._arithmetic}
 
     @property
     def _place(self) -> Path:
