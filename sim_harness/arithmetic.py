@@ -2,25 +2,24 @@
 
 Each machine mixes in its own time; what it gets is a row that holds nothing yet. `flush` computes all rows, each by
 `weighted_sum` of the core: they are the rows of one product of the mixing matrix with the stacked models, in any order
-and on any number of threads. Whoever reads a row calls `flush` before. Where several processes emulate one fleet, each
-computes the rows of its own nodes.
+and on any number of threads, beside whatever else goes on. Whoever reads a row calls `flush` before, whoever reads a
+digest `settle`; nobody changes a row that was computed. Where several processes emulate one fleet, each computes the
+rows of its own nodes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeAlias, TypeVar
+from typing import TypeAlias
 
 import numpy as np
 
 from agent.core.mixing import weighted_sum
 from agent.core.types import NodeId, Params, params_digest
 from sim_harness.exchange import Alone, Exchange, Mixture
-
-_T = TypeVar("_T")
 
 Product: TypeAlias = Callable[[Sequence[Mixture], int], list[Callable[[], None]]]
 """From mixtures that do not need each other, at least one, and a number of threads, to pieces that compute them."""
@@ -58,6 +57,10 @@ class Deferred:
         self._exchange, self._product = exchange or Alone(), product or by_numpy
         self._mixtures: list[Mixture] = []
         self._digests: list[tuple[int, Params, LateDigest]] = []
+        self._mixing: tuple[Sequence[Mixture], Sequence[Future[None]]] = (), []
+        """Rows under way: the pieces know only where numbers stand in memory, so their mixtures must be held here."""
+        self._naming: tuple[list[tuple[int, LateDigest]], list[Future[list[tuple[int, str]]]]] = [], []
+        """Digests under way, and whose they are."""
 
     def of(self, owner: int) -> NodeArithmetic:
         """Return what the machine of the node at that place computes with."""
@@ -83,45 +86,65 @@ class Deferred:
         """How many rows are still to be computed."""
         return len(self._mixtures)
 
-    def flush(self) -> None:
-        """Compute all rows, then all digests."""
+    def start(self) -> None:
+        """Begin to compute what waits, when all that was begun before is done; others can go on meanwhile."""
+        self._end_digests()
         mixtures, self._mixtures = self._mixtures, []
         for wave in waves(mixtures):
-            self._compute(self._exchange.share(wave))
+            self._end_rows()
+            self._begin_rows(self._exchange.share(wave))
         waiting, self._digests = self._digests, []
         if waiting:
-            self._tell(waiting)
+            self._begin_digests(waiting)
 
-    def _compute(self, wave: Sequence[Mixture]) -> None:
-        if wave:
-            list(self._pool.map(lambda piece: piece(), self._product(wave, self._threads)))
+    def flush(self) -> None:
+        """Compute all rows; digests may still be under way."""
+        if self._mixtures or self._digests:
+            self.start()
+        self._end_rows()
 
-    def _tell(self, waiting: Sequence[tuple[int, Params, LateDigest]]) -> None:
-        owners = [owner for owner, _, _ in waiting]
-        here = [i for i, owner in enumerate(owners) if self._exchange.is_here(owner)]
-        known: dict[int, str] = {}
+    def settle(self) -> None:
+        """Compute all rows and all digests."""
+        self.flush()
+        self._end_digests()
 
-        def name(places: Sequence[int]) -> None:
-            for i in places:
-                known[i] = params_digest(waiting[i][1])
+    def _begin_rows(self, wave: Sequence[Mixture]) -> None:
+        pieces = self._product(wave, self._threads) if wave else []
+        self._mixing = wave, [self._pool.submit(piece) for piece in pieces]
 
-        self._spread(name, here)
-        for (_, _, late), value in zip(waiting, self._exchange.digests(known, owners), strict=True):
-            late.value = value
+    def _end_rows(self) -> None:
+        _, parts = self._mixing
+        for part in parts:
+            part.result()
+        self._mixing = (), []
 
-    def _spread(self, work: Callable[[Sequence[_T]], None], items: Sequence[_T]) -> None:
-        """Do the items on all threads, a few slices each; numpy and hashlib let others run meanwhile."""
-        size = max(1, -(-len(items) // (_SLICES * self._threads)))
-        slices = [items[i : i + size] for i in range(0, len(items), size)]
-        if len(slices) > 1:
-            list(self._pool.map(work, slices))
-        else:
-            for part in slices:
-                work(part)
+    def _begin_digests(self, waiting: Sequence[tuple[int, Params, LateDigest]]) -> None:
+        here = [(i, params) for i, (owner, params, _) in enumerate(waiting) if self._exchange.is_here(owner)]
+        size = max(1, -(-len(here) // (_SLICES * self._threads)))
+        slices = [here[i : i + size] for i in range(0, len(here), size)]
+        rows = self._mixing[1]
+        self._naming = (
+            [(owner, late) for owner, _, late in waiting],
+            [self._pool.submit(_digests, part, rows) for part in slices],
+        )
+
+    def _end_digests(self) -> None:
+        (lates, parts), self._naming = self._naming, ([], [])
+        if lates:
+            known = {i: digest for part in parts for i, digest in part.result()}
+            found = self._exchange.digests(known, [owner for owner, _ in lates])
+            for (_, late), digest in zip(lates, found, strict=True):
+                late.value = digest
 
     def close(self) -> None:
         """End the threads."""
         self._pool.shutdown()
+
+
+def _digests(rows: Sequence[tuple[int, Params]], after: Sequence[Future[None]]) -> list[tuple[int, str]]:
+    """Return digests by their places; `after` are pieces of work that write the rows, and that threads already have."""
+    wait(after)
+    return [(i, params_digest(params)) for i, params in rows]
 
 
 def waves(mixtures: Sequence[Mixture]) -> list[list[Mixture]]:

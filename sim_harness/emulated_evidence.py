@@ -20,6 +20,7 @@ import numpy as np
 from agent.core.types import NodeId, Params, RoundRecord
 from agent.errors import DataError
 from agent.learning.trainer import Evaluation
+from sim_harness.arithmetic import Deferred
 from sim_harness.cohort.engine import Test
 from sim_harness.evidence import EVALUATION_COLUMNS, ROUND_COLUMNS, Totals, decimals, evaluation_row, round_row
 from sim_harness.exchange import Exchange
@@ -32,6 +33,8 @@ _ORDERS: Final[dict[str, Callable[[list[bytes]], object]]] = {
     "consensus": lambda cells: int(cells[0]),
 }
 """What the rows of a file are ordered by; those that are equal keep their order, as the rounds of one node do."""
+_HELD_RECORDS = 4
+"""So many records of each node may wait for digests."""
 _HELD_ROUNDS = 3
 """Rounds whose models may wait for those of nodes that are behind."""
 
@@ -58,14 +61,14 @@ class EmulatedEvidence:
         folder: Path,
         nodes: Sequence[NodeId],
         evaluate: Callable[[Sequence[Test]], list[Evaluation]],
-        flush: Callable[[], None],
+        arithmetic: Deferred,
         tell: Callable[[str], None],
         exchange: Exchange,
     ) -> None:
-        """Take what tests models, what computes all numbers that were put off, and what tells people something."""
+        """Take what tests models, what computes the numbers that were put off, and what tells people something."""
         self.kept = Kept()
         self._folder, self._nodes, self._exchange = folder, nodes, exchange
-        self._evaluate, self._flush, self._tell = evaluate, flush, tell
+        self._evaluate, self._arithmetic, self._tell = evaluate, arithmetic, tell
         self._records: list[RoundRecord] = []
         self._told: set[tuple[int, str]] = set()
         self._files = {
@@ -88,8 +91,8 @@ class EmulatedEvidence:
         self._records.append(record)
         self.kept.totals.add(record)
         self.kept.ended += 1
-        if len(self._records) >= 4 * len(self._nodes):
-            self.settle()
+        if len(self._records) >= _HELD_RECORDS * len(self._nodes):
+            self._write_known()
 
     def evaluate(self, node: int, round_: int, params: Params) -> None:
         """Test a node's model when all others of that round are there, or nodes are far ahead."""
@@ -110,9 +113,20 @@ class EmulatedEvidence:
 
     def settle(self) -> None:
         """Write all records that are there."""
-        self._flush()
-        records, self._records = self._records, []
-        self._write("rounds", (round_row(record) for record in records))
+        self._arithmetic.settle()
+        self._write_first(len(self._records))
+
+    def _write_known(self) -> None:
+        """Write the first records, up to one whose digests are to come: to wait for those would leave cores idle."""
+        known = next((i for i, record in enumerate(self._records) if not _is_known(record)), len(self._records))
+        if known < len(self._nodes):
+            self.settle()
+        else:
+            self._write_first(known)
+
+    def _write_first(self, count: int) -> None:
+        self._write("rounds", (round_row(record) for record in self._records[:count]))
+        del self._records[:count]
 
     def _write(self, name: str, rows: Iterable[Sequence[object]]) -> None:
         if name in self._files:
@@ -151,7 +165,7 @@ class EmulatedEvidence:
 
     def _test(self, round_: int) -> None:
         """Test the models of one round, and their average."""
-        self._flush()
+        self._arithmetic.flush()
         models = dict(sorted(self.kept.waiting.pop(round_).items()))
         average = self._exchange.average(list(models.values()))
         tests = [Test(params, node) for node, params in models.items()]
@@ -173,6 +187,11 @@ class EmulatedEvidence:
             return float(np.square(params - average, dtype=np.float64).sum())
 
         return float(np.sqrt(np.mean(self._exchange.measure(models, squared))))
+
+
+def _is_known(record: RoundRecord) -> bool:
+    """Say whether all digests in it are there."""
+    return bool(str(record.digest_published)) and all(str(digest) for _, digest, _ in record.mixed)
 
 
 def _open(path: Path, columns: Sequence[str]) -> IO[str]:

@@ -34,12 +34,15 @@ from sim_harness.evidence import NodeEnd, Traffic, summary, write_summary
 from sim_harness.exchange import Alone, Exchange, Wish
 from sim_harness.fleet import load_data
 from sim_harness.folders import check_empty, claimed, made, writing
+from sim_harness.heap import keep_freed
 from sim_harness.network_model import NetworkModel
 from sim_harness.progress import Watch, progress_bar
 from sim_harness.scenario import Scenario, dump_scenario
 from sim_harness.together import Together, edges_of
 from sim_harness.trainings import Trainings
 
+KEPT_BYTES = 512 << 20
+"""Freed memory that is kept for the next round's models."""
 CHECKPOINT_S = 120.0
 """How often a checkpoint is written."""
 
@@ -57,6 +60,7 @@ def run_emulated(
     each computes a part of the fleet, and the first one writes the files. Stopped where a signal ended it.
     """
     started = time.monotonic()
+    keep_freed(KEPT_BYTES)
     if resume:
         scenario = begun(scenario, out, world)
     else:
@@ -125,7 +129,7 @@ class _Run:
         self._arithmetic = Deferred(threads, exchange, native_product())
         self._trainings = Trainings(engine.train, self._arithmetic.flush, exchange)
         ids = scenario.node_ids()
-        self._evidence = EmulatedEvidence(out, ids, self._test, self._arithmetic.flush, self._say, exchange)
+        self._evidence = EmulatedEvidence(out, ids, self._test, self._arithmetic, self._say, exchange)
         self._network = NetworkModel(scenario.network, ids, scenario.seed)
         self.emulator = self._emulator(fleet_of(scenario, model))
         self._checkpoints = self._handled = 0

@@ -155,7 +155,7 @@ class Emulator:
             state.idle += 1
             _EVENTS[name](self, *arguments)
             if self._arithmetic.waiting >= len(state.nodes):
-                self._arithmetic.flush()  # models that wait to be mixed hold those that they are mixed from
+                self._arithmetic.start()  # models that wait to be mixed hold those that they are mixed from
         return True
 
     def _is_over(self) -> bool:

@@ -221,7 +221,7 @@ def params_sha256(models: Iterable[Params]) -> str:
     """Return the SHA-256 over all parameters, each node's as little-endian float32, in node order."""
     digest = hashlib.sha256()
     for params in models:
-        digest.update(np.ascontiguousarray(params, dtype="<f4").tobytes())
+        digest.update(np.ascontiguousarray(params, dtype="<f4").data)
     return digest.hexdigest()
 
 

@@ -283,7 +283,7 @@ class Snapshot:
 
 def params_sha256(params: Params) -> str:
     """Return SHA-256 in hex over `params`, shape (n,), as little-endian float32."""
-    return hashlib.sha256(np.ascontiguousarray(params, dtype="<f4").tobytes()).hexdigest()
+    return hashlib.sha256(np.ascontiguousarray(params, dtype="<f4").data).hexdigest()
 
 
 def params_digest(params: Params) -> str:

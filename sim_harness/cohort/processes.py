@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import mmap
 import multiprocessing
 import os
@@ -22,14 +21,15 @@ import numpy.typing as npt
 from agent.errors import AgentError, TrainingError
 from agent.learning.trainer import Evaluation
 from sim_harness.cohort.engine import Engine, Outcome, Test, Work
+from sim_harness.heap import keep_freed
 
 Slab: TypeAlias = npt.NDArray[np.float32]
 """Parameters of one block in memory that both sides see, shape (block, n_params)."""
 
 SLABS: Final = 2
 """Blocks that a worker holds at once: one that it works on, and one so that it need not wait for the next."""
-_MALLOPT: Final = {-3: 32 << 20, -1: 64 << 20}
-"""M_MMAP_THRESHOLD and M_TRIM_THRESHOLD: as agent.learning.link sets them for a device's trainer, and why."""
+_KEPT_BYTES: Final = 64 << 20
+"""Freed memory that a worker keeps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +211,7 @@ def _serve(engine: Engine, pipe: Connection, foreign: list[Connection], slabs: l
         signal.signal(number, signal.SIG_IGN)  # of a terminal, or torchrun's to all; the parent says when it is over
     sys.stdout = sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)  # what a model prints is no result of ours
     os.sched_setaffinity(0, {core})
-    _keep_memory()
+    keep_freed(_KEPT_BYTES)
     with contextlib.suppress(EOFError, OSError):
         while True:
             slab, block = pipe.recv()
@@ -230,14 +230,6 @@ def _answer(engine: Engine, block: _Block, slab: Slab) -> list[Any] | AgentError
         return error
     except (Exception, SystemExit) as error:  # noqa: BLE001  whatever it is, the parent must hear of it
         return TrainingError(f"a worker failed while it {_name(block)}: {type(error).__name__}: {error}")
-
-
-def _keep_memory() -> None:
-    """Have the C library keep what a step frees for the next one."""
-    with contextlib.suppress(OSError, AttributeError):  # not every C library has it
-        mallopt = ctypes.CDLL(None).mallopt
-        for option, value in _MALLOPT.items():
-            mallopt(option, value)
 
 
 def worker_count(wanted: int) -> int:

@@ -28,7 +28,7 @@ def test_put_off_is_equal_to_at_once(data: st.DataObject, threads: int, size: in
         names = {NodeId(f"n{data.draw(st.integers(0, 9))}{i}"): i for i in chosen}
         mine = {name: ours[i] for name, i in names.items()}
         core = {name: theirs[i] for name, i in names.items()}
-        match data.draw(st.sampled_from(["mix", "adopt", "digest", "flush"])):
+        match data.draw(st.sampled_from(["mix", "adopt", "digest", "flush", "settle"])):
             case "mix":
                 weights = {name: (i + 1) / sum(j + 1 for j in names.values()) for name, i in names.items()}
                 ours.append(arithmetic.mix(mine, weights))
@@ -41,7 +41,10 @@ def test_put_off_is_equal_to_at_once(data: st.DataObject, threads: int, size: in
             case "flush":
                 deferred.flush()
                 assert deferred.waiting == 0
-    deferred.flush()
+            case "settle":
+                deferred.settle()
+                assert all(str(digest) == params_digest(theirs[i]) for digest, i in digests)
+    deferred.settle()
     deferred.close()
     assert [row.tobytes() for row in ours] == [row.tobytes() for row in theirs]
     assert all(str(digest) == params_digest(theirs[i]) for digest, i in digests)

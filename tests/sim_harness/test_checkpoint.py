@@ -21,7 +21,7 @@ from tests.sim_harness.toy_fleet import ToyFleet, same_end, toy_scenario
 
 def gone_on_with(fleet: ToyFleet, folder: Path, number: int) -> ToyFleet:
     """Return a fleet that knows nothing but the checkpoint of another one, and what that one's observer has seen."""
-    fleet.arithmetic.flush()
+    fleet.arithmetic.settle()
     known = {"arithmetic": fleet.arithmetic, "initial": fleet.initial}
     state = (fleet.emulator.state, fleet.trainings.under_way(), fleet.seen, fleet.published)
     checkpoint.save(folder, number, state[:2], known)
@@ -55,7 +55,7 @@ def saved(tmp_path: Path) -> Path:
     fleet = ToyFleet(toy_scenario())
     left = iter(range(60))
     assert not fleet.emulator.run(lambda: next(left, None) is not None)
-    fleet.arithmetic.flush()
+    fleet.arithmetic.settle()
     checkpoint.save(tmp_path / "checkpoint", 7, fleet.emulator.state, {"arithmetic": fleet.arithmetic})
     fleet.arithmetic.close()
     return tmp_path / "checkpoint"

@@ -129,7 +129,7 @@ def mixed_twice(exchange: Exchange) -> list[str]:
         rows = made
         rows[0] = again
     digests = [arithmetic.of(node).digest(row) for node, row in enumerate(rows)]
-    arithmetic.flush()
+    arithmetic.settle()
     arithmetic.close()
     return [str(digest) for digest in digests]
 

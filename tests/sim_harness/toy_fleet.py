@@ -107,7 +107,7 @@ class ToyFleet:
     def run(self) -> ToyFleet:
         """Go to the end with a check before every event, then check the whole."""
         assert self.emulator.run(self.check)
-        self.arithmetic.flush()
+        self.arithmetic.settle()
         self.check()
         self._check_records()
         self.arithmetic.close()

@@ -5,7 +5,7 @@
 
 #include <stdint.h>
 
-enum { MIX_COLUMNS = 1024, MIX_WIDTH = 64 };
+enum { MIX_COLUMNS = 512, MIX_WIDTH = 64 };
 
 /* Columns [from, to) of outs[i] = sum of weights[k] * rows[k] over first[i] <= k < first[i + 1], in that order. */
 __attribute__((optimize("fp-contract=off")))
