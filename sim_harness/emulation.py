@@ -127,7 +127,7 @@ class _Run:
         self._form = whole if scenario.network.wire == "bytes" else None
         threads = scenario.engine.workers or len(os.sched_getaffinity(0))
         self._arithmetic = Deferred(threads, exchange, native_product())
-        self._trainings = Trainings(engine.train, self._arithmetic.flush, exchange)
+        self._trainings = Trainings(engine.train, self._arithmetic.flush, exchange, scenario.learning.local_steps)
         ids = scenario.node_ids()
         self._evidence = EmulatedEvidence(out, ids, self._test, self._arithmetic, self._say, exchange)
         self._network = NetworkModel(scenario.network, ids, scenario.seed)

@@ -70,6 +70,9 @@ class VirtualNode:
     armed: float | None = None
     """When the earliest timer of this life goes off."""
     training: fx.StartTraining | None = None
+    training_since_s: float = 0.0
+    training_s: float = 0.0
+    """How long it lasts, to its last local step."""
     assembler: Assembler | None = None
     """What puts messages together; None where models are handed over whole."""
     finished: str = ""
@@ -260,16 +263,16 @@ class Emulator:
         self._presence_changed(node)
 
     def _start_training(self, effect: fx.StartTraining, node: VirtualNode) -> None:
-        node.training = effect
+        node.training, node.training_since_s = effect, self._clock.now
         self._trainings.begin(node.index, effect)
-        lasts_s = node.powered.round_s() * self._network.slowness(node.index, effect.round)
-        self._at(self._clock.now + lasts_s, "_trained", node.index, node.life, effect.round)
+        node.training_s = node.powered.round_s() * self._network.slowness(node.index, effect.round)
+        self._at(self._clock.now + node.training_s, "_trained", node.index, node.life, effect.round)
 
     def _stop_training(self, effect: fx.StopTraining, node: VirtualNode) -> None:
-        """End a training that did not end by its deadline; its work is lost."""
+        """End a training that did not end by its deadline, with the local steps that are done."""
         if node.training is not None:
-            self._trainings.cancel(node.index)
-            self._at(self._clock.now, "_stopped", node.index, node.life, effect.round)
+            self._trainings.cut(node.index, (self._clock.now - node.training_since_s) / node.training_s)
+            self._at(self._clock.now, "_trained", node.index, node.life, effect.round)
 
     def _publish(self, effect: fx.PublishUpdate, node: VirtualNode) -> None:
         self._send(node, effect.update)
@@ -299,21 +302,13 @@ class Emulator:
         if node.life != life or node.training is None or node.training.round != round_:
             return
         params, outcome = self._trainings.finish(index)
-        self._answer(node, round_, params, outcome.loss, outcome.error)
-
-    def _stopped(self, index: int, life: int, round_: int) -> None:
-        node = self.state.nodes[index]
-        if node.life == life and node.training is not None and node.training.round == round_:
-            self._answer(node, round_, node.training.params, None, "not done by the round's deadline")
-
-    def _answer(self, node: VirtualNode, round_: int, params: Params, loss: float | None, error: str) -> None:
         node.training = None
         cost = node.powered.charge()
         detail = node.powered.detail(cost)
-        if error or loss is None:
-            self._step(node, ev.TrainingFailed(round_, error, cost.energy_uj, cost.quality, detail))
+        if outcome.error or outcome.loss is None:
+            self._step(node, ev.TrainingFailed(round_, outcome.error, cost.energy_uj, cost.quality, detail))
         else:
-            self._step(node, ev.TrainingFinished(round_, params, loss, cost.energy_uj, cost.quality, detail))
+            self._step(node, ev.TrainingFinished(round_, params, outcome.loss, cost.energy_uj, cost.quality, detail))
 
     # --- the network
 
@@ -424,7 +419,6 @@ _EVENTS: Final[dict[str, Callable[..., None]]] = {
     "_switch_off": Emulator._switch_off,
     "_timer": Emulator._timer,
     "_trained": Emulator._trained,
-    "_stopped": Emulator._stopped,
     "_deliver": Emulator._deliver,
     "_network_changed": Emulator._network_changed,
     "_tell_presence": Emulator._tell_presence,

@@ -7,7 +7,8 @@ anything yet; then everything that has begun is trained together, so that batche
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from dataclasses import replace
+from typing import Final, TypeAlias
 
 from agent.core import effects as fx
 from agent.core.types import Params
@@ -18,6 +19,10 @@ UnderWay: TypeAlias = tuple[dict[int, Work], dict[int, tuple[Work, Outcome]]]
 """Trainings that wait, and those that nobody has asked for yet."""
 
 
+STOPPED: Final = "stopped before the first local step"
+"""What is said of it, as on a device."""
+
+
 class Trainings:
     """Trainings under way, by the place of their node."""
 
@@ -26,9 +31,11 @@ class Trainings:
         train: Callable[[Sequence[Work]], list[Outcome]],
         before: Callable[[], None],
         exchange: Exchange | None = None,
+        local_steps: int = 1,
     ) -> None:
-        """Take what trains, what must be called before a model is read, and where rows come from."""
+        """Take what trains, what must be called before a model is read, where rows come from, a round's local steps."""
         self._train, self._before, self._exchange = train, before, exchange or Alone()
+        self._local_steps = local_steps
         self._waiting: dict[int, Work] = {}
         self._done: dict[int, tuple[Work, Outcome]] = {}
 
@@ -41,6 +48,15 @@ class Trainings:
         """Forget a training that will not end."""
         self._waiting.pop(node, None)
         self._done.pop(node, None)
+
+    def cut(self, node: int, share: float) -> None:
+        """Have a training end after the local steps that are whole in this share of it."""
+        steps = int(share * self._local_steps)
+        work = self._waiting.pop(node, None) or self._done.pop(node)[0]
+        if steps:
+            self._waiting[node] = replace(work, steps=steps)
+        else:
+            self._done[node] = work, Outcome(None, 0, STOPPED)
 
     def finish(self, node: int) -> tuple[Params, Outcome]:
         """Return what came of a training that is due: the trained row, or the one that it began with and an error."""

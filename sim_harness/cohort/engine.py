@@ -41,6 +41,10 @@ class Learning:
     threads: int = 1
     """Of torch in a training of `sequential`, whose bits depend on it; the others have threads of their own."""
 
+    def steps(self, work: Work) -> int:
+        """Return how many local steps that work has."""
+        return self.local_steps if work.steps is None else work.steps
+
 
 @dataclass(frozen=True, slots=True)
 class Work:
@@ -55,6 +59,8 @@ class Work:
     """To start from, shape (n_params,), contiguous float32; never written to."""
     out: Params = field(compare=False, repr=False)
     """Where the trained parameters go, same shape; left as it is where the outcome has an error."""
+    steps: int | None = None
+    """How many local steps, at least one, of a round that ends early; None: all of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +106,9 @@ class Engine(Protocol):
 
 
 def batch_indices(learning: Learning, work: Work, samples: int) -> Indices:
-    """Return the batches of a whole training round as the trainer draws them, shape (local_steps, batch).
+    """Return the batches of a training round as the trainer draws them, shape (steps, batch).
 
     `batch` is min(batch_size, samples); entries are places in the node's own list of samples.
     """
     stream = batches(work.seed, work.round, samples, learning.batch_size)
-    return np.stack([next(stream) for _ in range(learning.local_steps)])
+    return np.stack([next(stream) for _ in range(learning.steps(work))])

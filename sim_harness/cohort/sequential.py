@@ -41,7 +41,7 @@ class SequentialEngine:
 
     def _train(self, work: Work) -> Outcome:
         how, corpus = self._learning, self._corpus
-        task = TrainTask(work.round, work.params, work.seed, how.local_steps, how.batch_size, how.lr)
+        task = TrainTask(work.round, work.params, work.seed, how.steps(work), how.batch_size, how.lr)
         self._trainer.use(corpus.data.take(corpus.train[work.node]), self._nothing)
         try:
             outcome = self._trainer.train(task)

@@ -66,9 +66,9 @@ class _Batches:
     """The batches of one stack; a batch with fewer samples than others is filled up with samples of weight 0."""
 
     indices: np.ndarray[Any, np.dtype[np.int64]]
-    """Into the fleet's samples, shape (local_steps, stack, batch)."""
+    """Into the fleet's samples, shape (steps, stack, batch); those of a round that ends earlier do not count."""
     weights: np.ndarray[Any, np.dtype[np.float32]]
-    """Of a sample's loss in its node's mean, shape (stack, batch)."""
+    """Of a sample's loss in its node's mean, shape (steps, stack, batch)."""
 
 
 class StackedEngine:
@@ -110,12 +110,13 @@ class StackedEngine:
         filled = [*works, *[works[0]] * (self.stack - len(works))]
         params, batches = self._load(filled), self._batches(filled)
         weights = self._torch.from_numpy(batches.weights).to(self.device)
-        losses = np.array([self._step(params, indices, weights) for indices in batches.indices])
+        steps = zip(batches.indices, weights, strict=True)
+        losses = np.array([self._step(params, indices, weight) for indices, weight in steps])
         flat = self._torch.cat([tensor.detach().flatten(1) for tensor in params], dim=1).cpu().numpy()
-        return [self._outcome(work, losses[:, i], flat[i]) for i, work in enumerate(works)]
+        return [self._outcome(work, losses[: self._learning.steps(work), i], flat[i]) for i, work in enumerate(works)]
 
     def _outcome(self, work: Work, losses: Any, params: Any) -> Outcome:
-        """Judge the losses, shape (local_steps,), and the parameters of one node, and write them to the work."""
+        """Judge the losses, shape (steps,), and the parameters of one node, and write them to the work."""
         how = self._learning
         for step, loss in enumerate(losses, start=1):
             if error := why_diverged(work.round, float(loss), step, how.loss_limit, how.lr):
@@ -135,14 +136,15 @@ class StackedEngine:
 
     def _batches(self, works: Sequence[Work]) -> _Batches:
         how = self._learning
-        indices = np.zeros((how.local_steps, len(works), how.batch_size), dtype=np.int64)
-        weights = np.zeros((len(works), how.batch_size), dtype=np.float32)
+        shape = max(how.steps(work) for work in works), len(works), how.batch_size
+        indices, weights = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.float32)
         for i, work in enumerate(works):
             own = self._corpus.train[work.node]
             drawn = own[batch_indices(how, work, len(own))]
-            size = drawn.shape[1]
-            indices[:, i, :size], indices[:, i, size:] = drawn, own[0]
-            weights[i, :size] = 1.0 / size
+            steps, size = drawn.shape
+            indices[:, i] = own[0]
+            indices[:steps, i, :size] = drawn
+            weights[:steps, i, :size] = 1.0 / size
         return _Batches(indices, weights)
 
     def _step(self, params: list[Any], indices: Any, weights: Any) -> Any:

@@ -19,7 +19,8 @@ class Bench:
         self.batches: list[list[int]] = []
         self.flushed = 0
         self.failing: set[int] = set()
-        self.trainings = Trainings(self.train, self.flush)
+        self.trainings = Trainings(self.train, self.flush, local_steps=8)
+        self.steps: list[int | None] = []
 
     def flush(self) -> None:
         """Note that numbers were asked for."""
@@ -29,6 +30,7 @@ class Bench:
         """Add one to every model."""
         assert self.flushed > len(self.batches), "models are read before they are computed"
         self.batches.append([work.node for work in works])
+        self.steps += [work.steps for work in works]
         for work in works:
             if work.node not in self.failing:
                 work.out[:] = work.params + 1
@@ -78,3 +80,19 @@ def test_a_failure_gives_the_model_back_that_it_began_with() -> None:
     params, outcome = bench.trainings.finish(2)
     assert (params.tolist(), outcome.error) == ([2.0] * 3, "NaN")
     assert bench.trainings.finish(1)[0].tolist() == [2.0] * 3
+
+
+def test_one_that_is_cut_is_trained_for_the_steps_that_were_done() -> None:
+    """Whether or not it was computed whole before; one that has done none gives its model back, uncomputed."""
+    bench = Bench()
+    bench.begin(1, 2, 3)
+    bench.trainings.cut(1, 0.49)
+    assert bench.trainings.finish(1)[0].tolist() == [2.0] * 3
+    bench.trainings.cut(2, 0.99)
+    assert bench.trainings.finish(2)[0].tolist() == [3.0] * 3
+    assert (bench.batches, bench.steps) == ([[1, 2, 3], [2]], [3, None, None, 7])
+    bench.trainings.cut(3, 0.1)
+    params, outcome = bench.trainings.finish(3)
+    assert (params.tolist(), outcome) == ([3.0] * 3, Outcome(None, 0, "stopped before the first local step"))
+    assert bench.trainings.under_way() == ({}, {})
+    assert len(bench.batches) == 2

@@ -82,7 +82,7 @@ class ToyFleet:
         self.initial = np.linspace(-1, 1, N_PARAMS, dtype=np.float32) if initial is None else initial
         self.published: dict[tuple[NodeId, int], list[str]] = {}
         self.arithmetic = Deferred(1)
-        self.trainings = Trainings(train, self.arithmetic.flush)
+        self.trainings = Trainings(train, self.arithmetic.flush, local_steps=scenario.learning.local_steps)
         self.network = NetworkModel(scenario.network, scenario.node_ids(), scenario.seed)
         self.emulator = self.wired(fleet_of(scenario, ModelShape("toy", (1, 1, 1), 2)))
         self._clock_s, self._rounds = 0.0, [0] * scenario.nodes

@@ -142,6 +142,20 @@ def test_the_company_changes_no_bit(kind: str, model: ModelShape, workers: int) 
         engine.close()
 
 
+@every_model
+@every_engine
+def test_a_round_that_ends_early_has_the_bits_of_a_shorter_one(kind: str, model: ModelShape, workers: int) -> None:
+    """A device that is stopped between two local steps keeps those that it has done, whoever trains beside it."""
+    early = {2: 1, 3: 3, 9: 2}
+    works = [replace(work, steps=early.get(work.node)) for work in works_of(model)]
+    outcomes = trained(opened(kind, model, workers=workers), works)
+    assert [outcome.steps for outcome in outcomes] == [early.get(i, LEARNING.local_steps) for i in range(NODES)]
+    for node, steps in early.items():
+        alone = works_of(model, [node])
+        assert trained(opened(kind, model, replace(LEARNING, local_steps=steps)), alone) == [outcomes[node]]
+        assert alone[0].out.tobytes() == works[node].out.tobytes()
+
+
 @every_engine
 @pytest.mark.parametrize(
     ("scale", "change", "words"),
