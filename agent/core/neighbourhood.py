@@ -26,7 +26,7 @@ class Neighbourhood:
         self.live: Mapping[NodeId, str] = {}
         """Everybody who can be reached, with the roster digest that each is ready for."""
         self._said_since: dict[NodeId, float] = {}
-        """When each of them that says anything began to say what it says."""
+        """When each neighbour that says anything began to say what it says, where that was after it became one."""
         self._gone_since: dict[NodeId, float] = {}
         self._ahead_since: dict[NodeId, float] = {}
         """When each neighbour was first heard in the round that it is in."""
@@ -40,10 +40,12 @@ class Neighbourhood:
         """Note who can be reached, and since when those who left cannot."""
         for node in (self.live.keys() - live.keys()) & self.epochs.watched:
             self._gone_since[node] = now
-        for node in live:
-            self._gone_since.pop(node, None)
+        for node in self._gone_since.keys() & live.keys():
+            del self._gone_since[node]
+        said = {node: live[node] for node in self.epochs.watched if live.get(node)}
         self._said_since = {
-            node: self._said_since[node] if self.live.get(node) == word else now for node, word in live.items() if word
+            node: self._said_since.get(node, _NEVER) if self.live.get(node) == word else now
+            for node, word in said.items()
         }
         self.live = live
 
@@ -81,7 +83,9 @@ class Neighbourhood:
     def all_ready(self) -> bool:
         """Say whether the whole roster is here, and every neighbour ready for this very roster."""
         roster = self.epochs.roster
-        if roster is None or len(self.live) + 1 < len(roster.members) or not set(roster.members) <= self.here:
+        if roster is None or len(self.live) + 1 < len(roster.members):
+            return False
+        if roster.everybody.difference(self.live) - {self._config.node}:
             return False
         return all(self.live[node] == roster.digest().hex() for node in self.epochs.peers)
 
@@ -127,7 +131,7 @@ class Neighbourhood:
             return self._ahead_since[node] + grace
         if node not in self.live:
             return self._gone_since.get(node, _NEVER) + grace
-        return max(started_s, self._said_since[node]) + grace if self._is_looking(node, round_) else _ALWAYS
+        return max(started_s, self._said_since.get(node, _NEVER)) + grace if self._is_looking(node, round_) else _ALWAYS
 
     def _is_looking(self, node: NodeId, round_: int) -> bool:
         """Say whether a live node has not found the run yet, or, past round 0, has not begun it."""

@@ -27,12 +27,12 @@ def neighbours(spec: TopologySpec, members: Iterable[NodeId], seed: int) -> Grap
 
     The result is shared by all who ask for the same graph: read it only.
     """
-    return _graph(spec, tuple(sorted(set(members))), seed)
+    return _graph(spec, tuple(members), seed)
 
 
 @lru_cache(maxsize=8)
 def _graph(spec: TopologySpec, members: tuple[NodeId, ...], seed: int) -> Graph:
-    roster = list(members)
+    roster = sorted(set(members))
     edges = TOPOLOGIES[spec.kind](roster, feasible_degree(spec, len(roster)), seed, spec.edges)
     graph: dict[NodeId, set[NodeId]] = {node: set() for node in roster}
     for a, b in edges:

@@ -136,6 +136,11 @@ class Roster:
     members: tuple[NodeId, ...]
     from_round: int = 0
 
+    @cached_property
+    def everybody(self) -> frozenset[NodeId]:
+        """The members, to be looked up."""
+        return frozenset(self.members)
+
     def digest(self) -> bytes:
         """Return 8 bytes that tell this roster from any other of the same epoch."""
         return self._digest
