@@ -22,8 +22,8 @@ _MARKED: Final = 40
 """Points up to which each is marked: of more, the line tells as much."""
 _SHADED: Final = 5
 """Lines up to which each has a band: more bands hide each other, and the lines."""
-
-
+_HALF_A_WIDTH: Final = 50
+"""Letters up to which two columns of labels stand beside each other in a legend."""
 _GAP_POINTS: Final = 8
 """Between a bar and its label, and behind the label."""
 
@@ -61,10 +61,11 @@ def _lines(
     panel: Callable[[Axes, Sequence[Group], Mapping[str, Curves]], None],
 ) -> Figure:
     """Return a figure of one panel with a line for each group, and the legend below."""
-    figure = new_figure(5.6 + 0.27 * ((len(groups) + 1) // 2))
+    columns = 2 if max(len(group.label) for group in groups) <= _HALF_A_WIDTH else 1
+    figure = new_figure(5.6 + 0.27 * -(-len(groups) // columns))
     axes = figure.subplots()
     panel(axes, groups, curves)
-    figure.legend(loc="outside lower left", ncols=2, frameon=False, fontsize=10.5)
+    figure.legend(loc="outside lower left", ncols=columns, frameon=False, fontsize=10.5)
     return figure
 
 
@@ -128,7 +129,9 @@ def _bars(groups: Sequence[Group]) -> Figure:
         label.set(fontsize=10.5, in_layout=False)
     incomplete = any(missing_rounds(run.summary) for group in groups for run in group.outcomes)
     frame = "D-PSGD's in the rounds that ended" if incomplete else "what D-PSGD would have spent"
-    head(axes, f"Training energy of all nodes; the frame is {frame}", "")
+    heading = f"Training energy of all nodes; the frame is {frame}"
+    figure.suptitle(heading, x=0.015, ha="left", fontsize=12.5, fontweight="bold")  # as labels may leave no room above
+    head(axes, "", "")
     axes.set_yticks(range(len(groups)), [plain(group.label) for group in groups], fontsize=10.5)
     axes.invert_yaxis()
     axes.grid(visible=False)

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 
 from agent.errors import DataError
@@ -205,6 +206,26 @@ def test_the_labels_of_the_bars_end_before_the_axis_does(
     assert len(axes.texts) == 2
     end = axes.get_window_extent().x1
     assert end - 20 < max(text.get_window_extent().x1 for text in axes.texts) < end
+
+
+def test_long_labels_leave_legends_and_headings_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs that differ in several settings have long labels; nothing of them ends outside the picture."""
+    figures: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, _: figures.append(figure))
+    for name, kind in (("a", "native"), ("b", "sequential")):
+        settings = (f"engine.kind={kind}", f"learning.batch_size={len(kind)}", f"learning.lr=0.0{len(kind)}")
+        write_run(tmp_path / name, scenario_of(*settings), consensus=True)
+    groups = load_groups([tmp_path / "a", tmp_path / "b"])
+    assert min(len(group.label) for group in groups) > 70
+    draw_all(groups, {group.label: load_curves(group.first) for group in groups}, tmp_path)
+    assert len(figures) == 4
+    for figure in figures:
+        figure.draw_without_rendering()
+        words = [text for legend in figure.legends for text in legend.get_texts()]
+        headings = [text for text in figure.findobj(Text) if text.get_text() and text.get_fontweight() == "bold"]
+        assert headings
+        for box in (text.get_window_extent() for text in [*words, *headings]):
+            assert figure.bbox.x0 <= box.x0 <= box.x1 <= figure.bbox.x1
 
 
 def no_curves(groups: Sequence[Group]) -> dict[str, Curves]:
