@@ -26,8 +26,9 @@ from sim_harness.arithmetic import Deferred
 from sim_harness.bench import Settings, timed
 from sim_harness.cohort.native_mixing import native_product
 from sim_harness.emulated_evidence import EmulatedEvidence
+from sim_harness.emulated_state import State, VirtualNode
 from sim_harness.emulation import KEPT_BYTES
-from sim_harness.emulator import Emulator, State, VirtualNode
+from sim_harness.emulator import Emulator
 from sim_harness.exchange import Alone
 from sim_harness.heap import keep_freed
 from sim_harness.network_model import NetworkModel

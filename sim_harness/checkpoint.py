@@ -41,7 +41,7 @@ _NAMES: Final = {
     "sim_harness.cohort.engine": {"Outcome", "Work"},
     "sim_harness.devices": {"FleetDevice"},
     "sim_harness.emulated_evidence": {"Kept"},
-    "sim_harness.emulator": {"State", "Traffic", "VirtualNode"},
+    "sim_harness.emulated_state": {"State", "Traffic", "VirtualNode"},
     "sim_harness.evidence": {"Totals"},
     "sim_harness.powered": {"Calendar", "Powered", "VirtualClock", "_no_gauge"},
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from agent.core.round_state import MachineConfig
 from agent.core.types import ModelShape, RunDescriptor, Schedule
-from sim_harness.emulator import State, VirtualNode
+from sim_harness.emulated_state import State, VirtualNode
 from sim_harness.powered import Powered, VirtualClock
 from sim_harness.scenario import Scenario
 

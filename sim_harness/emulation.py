@@ -29,7 +29,8 @@ from sim_harness.cohort.registry import open_engine
 from sim_harness.distributed import World
 from sim_harness.emulated_evidence import EmulatedEvidence
 from sim_harness.emulated_fleet import descriptor, fleet_of
-from sim_harness.emulator import Emulator, State, VirtualNode
+from sim_harness.emulated_state import State, VirtualNode
+from sim_harness.emulator import Emulator
 from sim_harness.evidence import NodeEnd, Traffic, summary, write_summary
 from sim_harness.exchange import Alone, Exchange, Wish
 from sim_harness.fleet import load_data

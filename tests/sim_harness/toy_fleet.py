@@ -9,14 +9,16 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from agent.core.effects import PublishUpdate
 from agent.core.participation import POLICIES
 from agent.core.round_state import Phase
 from agent.core.topology import neighbours
-from agent.core.types import ModelShape, ModelUpdate, NodeId, Params, RoundRecord
+from agent.core.types import ModelShape, NodeId, Params, RoundRecord
 from sim_harness.arithmetic import Deferred
 from sim_harness.cohort.engine import Outcome, Work
 from sim_harness.emulated_fleet import fleet_of
-from sim_harness.emulator import Emulator, State, VirtualNode
+from sim_harness.emulated_state import State, VirtualNode
+from sim_harness.emulator import Emulator
 from sim_harness.network_model import NetworkModel
 from sim_harness.scenario import Scenario, load_scenario
 from sim_harness.trainings import Trainings
@@ -64,9 +66,10 @@ class Watched(Emulator):
 
     published: dict[tuple[NodeId, int], list[str]]
 
-    def _send(self, sender: VirtualNode, update: ModelUpdate) -> None:
+    def _publish(self, effect: PublishUpdate, node: VirtualNode) -> None:
+        update = effect.update
         self.published.setdefault((update.sender, update.round), []).append(update.digest)
-        super()._send(sender, update)
+        super()._publish(effect, node)
 
 
 class ToyFleet:
