@@ -129,11 +129,11 @@ class Deferred:
         )
 
     def _end_digests(self) -> None:
-        (lates, parts), self._naming = self._naming, ([], [])
-        if lates:
+        (named, parts), self._naming = self._naming, ([], [])
+        if named:
             known = {i: digest for part in parts for i, digest in part.result()}
-            found = self._exchange.digests(known, [owner for owner, _ in lates])
-            for (_, late), digest in zip(lates, found, strict=True):
+            found = self._exchange.digests(known, [owner for owner, _ in named])
+            for (_, late), digest in zip(named, found, strict=True):
                 late.value = digest
 
     def close(self) -> None:
