@@ -47,7 +47,7 @@ def _compare(args: argparse.Namespace) -> None:
         console.print(table)
     for line in explained(groups):
         console.print(line, style="dim", markup=False, highlight=False)
-    console.print(f"files in {out}: {page.name if page else ''}, compare.csv, compare-*.png", markup=False)
+    console.print(f"files in {out}: {page.name if page else ''}, compare.csv, compare-*", markup=False)
 
 
 def _load_curves(groups: Sequence[Group]) -> dict[str, Curves]:

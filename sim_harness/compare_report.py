@@ -1,9 +1,9 @@
-"""The files of a comparison: compare.csv, the pictures and compare.html; and the same numbers as JSON."""
+"""The files of a comparison: tables, pictures and compare.html; and the same numbers as JSON."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
@@ -54,6 +54,8 @@ def write_comparison(groups: Sequence[Group], curves: Mapping[str, Curves], out:
     made(out)
     with writing(out):
         write_rows(out / "compare.csv", [as_row(group) for group in groups])
+        if rows := list(_curve_rows(groups, curves)):
+            write_rows(out / "compare-curves.csv", rows)
         pictures = draw_all(groups, curves, out)
     parts = [
         html_page.table(
@@ -97,9 +99,22 @@ def write_page(path: Path, heading: str, parts: Sequence[str]) -> Path:
 
 
 def _curve(curves: Curves) -> list[dict[str, float | None]]:
-    columns = (curves.rounds.tolist(), curves.mean.tolist(), curves.std.tolist(), curves.spent_j.tolist())
-    names = ("round", "accuracy_mean", "accuracy_std", "spent_j")
-    return [_finite(dict(zip(names, row, strict=True))) for row in zip(*columns, strict=True)]
+    arrays = (curves.rounds, curves.mean, curves.std, curves.worst, curves.spent_j)
+    names = ("round", "accuracy_mean", "accuracy_std", "accuracy_min", "spent_j")
+    return [_finite(dict(zip(names, row, strict=True))) for row in zip(*(a.tolist() for a in arrays), strict=True)]
+
+
+def _curve_rows(groups: Sequence[Group], curves: Mapping[str, Curves]) -> Iterator[dict[str, Any]]:
+    """Yield the points of all curves, with what the lowest seed's consensus.csv says of the same round."""
+    for group in groups:
+        average = {row.round: row for row in group.first.consensus}
+        for point in _curve(curves[group.label]):
+            row = average.get(int(point["round"] or 0))
+            told = {
+                "accuracy_consensus": row and finite(row.accuracy),
+                "distance_rms": row and finite(row.distance_rms),
+            }
+            yield {"label": group.label, **point, **told}
 
 
 def _finite(row: Mapping[str, float]) -> dict[str, float | None]:

@@ -45,6 +45,8 @@ class Curves:
     mean: Array
     """Accuracy over the nodes, 0 to 1."""
     std: Array
+    worst: Array
+    """Of the worst node, 0 to 1."""
     spent_j: Array
     """For training, of all nodes, from the run's beginning to the end of each of those rounds."""
 
@@ -75,8 +77,8 @@ def load_curves(outcome: Outcome) -> Curves:
     if rounds and not 0 <= rounds[0] <= rounds[-1] < total:
         raise DataError(f"{outcome.folder / 'evaluation.csv'} has rounds that are not of the run in summary.json")
     evaluated = np.asarray(rounds, dtype=np.int64)
-    mean, std = (np.asarray([over(tested[round_]) for round_ in rounds]) for over in (np.mean, np.std))
-    return Curves(evaluated, mean, std, spent_j[evaluated])
+    mean, std, worst = (np.asarray([over(tested[round_]) for round_ in rounds]) for over in (np.mean, np.std, np.min))
+    return Curves(evaluated, mean, std, worst, spent_j[evaluated])
 
 
 def mean_curves(curves: Sequence[Curves]) -> Curves:
@@ -87,9 +89,8 @@ def mean_curves(curves: Sequence[Curves]) -> Curves:
     def mean(columns: Iterable[Array]) -> Array:
         return np.asarray(np.mean([column[where] for column, where in zip(columns, at, strict=True)], axis=0))
 
-    return Curves(
-        rounds, mean(run.mean for run in curves), mean(run.std for run in curves), mean(run.spent_j for run in curves)
-    )
+    columns = zip(*((run.mean, run.std, run.worst, run.spent_j) for run in curves), strict=True)
+    return Curves(rounds, *map(mean, columns))
 
 
 def finite(value: float | None) -> float | None:

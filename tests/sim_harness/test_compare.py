@@ -231,7 +231,7 @@ def test_long_labels_leave_legends_and_headings_whole(tmp_path: Path, monkeypatc
 def no_curves(groups: Sequence[Group]) -> dict[str, Curves]:
     """Return the curves of runs that nobody tested."""
     nothing = np.zeros(0)
-    return {group.label: Curves(np.zeros(0, np.int64), nothing, nothing, nothing) for group in groups}
+    return {group.label: Curves(np.zeros(0, np.int64), nothing, nothing, nothing, nothing) for group in groups}
 
 
 class Tags(HTMLParser):
@@ -258,7 +258,7 @@ def test_the_files_of_a_comparison(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "share of D-PSGD's energy" in shown
     names = sorted(path.name for path in out.iterdir())
     pictures = [f"compare-{name}.png" for name in ("bars", "consensus", "energy", "rounds")]
-    assert names == [*pictures, "compare.csv", "compare.html"]
+    assert names == sorted([*pictures, "compare-curves.csv", "compare.csv", "compare.html"])
     for name in pictures:
         with Image.open(out / name) as image:
             assert image.width == 1200
@@ -298,7 +298,31 @@ def test_the_table_for_programs(tmp_path: Path, capsys: pytest.CaptureFixture[st
         ]
     assert group["distance_rms"] is None
     assert [point["round"] for point in group["curve"]] == [2, 5, 8, 11]
-    assert set(group["curve"][0]) == {"round", "accuracy_mean", "accuracy_std", "spent_j"}
+    assert set(group["curve"][0]) == {"round", "accuracy_mean", "accuracy_std", "accuracy_min", "spent_j"}
+
+
+def test_the_points_of_the_curves(tmp_path: Path) -> None:
+    """As the pictures show them, and what consensus.csv says of the same rounds, where there is one."""
+    write_run(tmp_path / "a", scenario_of(), consensus=True)
+    write_run(tmp_path / "b", scenario_of("policy.name=d-psgd"))
+    folders = [tmp_path / "a", tmp_path / "b"]
+    assert main(["compare", *map(str, folders), "--out", str(tmp_path / "out")]) == 0
+    with (tmp_path / "out" / "compare-curves.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    for folder, group in zip(folders, load_groups(folders), strict=True):
+        own = [row for row in rows if row["label"] == group.label]
+        curves, told = load_curves(group.first), {row.round: row for row in group.first.consensus}
+        assert [int(row["round"]) for row in own] == curves.rounds.tolist()
+        for name, column in (
+            ("accuracy_mean", curves.mean),
+            ("accuracy_min", curves.worst),
+            ("spent_j", curves.spent_j),
+        ):
+            assert [float(row[name]) for row in own] == column.tolist()
+        assert all(curves.worst <= curves.mean)
+        assert [row["distance_rms"] for row in own] == [
+            str(told[int(row["round"])].distance_rms) if told else "" for row in own
+        ]
 
 
 def test_one_run_and_one_that_nobody_tested(tmp_path: Path) -> None:
