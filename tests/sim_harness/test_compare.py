@@ -309,7 +309,7 @@ def test_the_points_of_the_curves(tmp_path: Path) -> None:
     assert main(["compare", *map(str, folders), "--out", str(tmp_path / "out")]) == 0
     with (tmp_path / "out" / "compare-curves.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    for folder, group in zip(folders, load_groups(folders), strict=True):
+    for group in load_groups(folders):
         own = [row for row in rows if row["label"] == group.label]
         curves, told = load_curves(group.first), {row.round: row for row in group.first.consensus}
         assert [int(row["round"]) for row in own] == curves.rounds.tolist()
