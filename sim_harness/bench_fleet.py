@@ -172,15 +172,16 @@ def scale(settings: Settings) -> Scale:
     memory: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        sizes = [size for size in _SIZES if size <= settings.nodes] or [settings.nodes or size for size in _SIZES]
+        sizes = [size for size in _SIZES if size <= (settings.nodes or max(_SIZES))] or [settings.nodes]
+        large = min(256, max(sizes))
         for turn in range(settings.turns):
             for nodes in sizes:
                 settings.say(f"turn {turn + 1} of {settings.turns}: {nodes} nodes")
                 took_s, gib = _emulated(folder, nodes, (1, 28, 28), "small-cnn", 16)
                 seconds.setdefault(str(nodes), []).append(took_s / (nodes * _SCALE_ROUNDS))
                 memory[f"{nodes} small-cnn"] = gib
-        settings.say("256 GN-LeNets")
-        memory["256 gn-lenet"] = _emulated(folder, min(256, max(sizes)), (3, 32, 32), "gn-lenet", 32)[1]
+        settings.say(f"{large} GN-LeNets")
+        memory[f"{large} gn-lenet"] = _emulated(folder, large, (3, 32, 32), "gn-lenet", 32)[1]
     least = {nodes: min(found) for nodes, found in seconds.items()}
     return Scale(max(least.values()) / min(least.values()), least, memory)
 

@@ -24,7 +24,7 @@ from agent.core.types import Params
 from agent.errors import DataError
 from sim_harness.exchange import Elsewhere
 
-FORMAT: Final = f"2 of {__version__}"
+FORMAT: Final = f"3 of {__version__}"
 _FILES: Final = ("state", "models.npy")
 _NAMES: Final = {
     "agent.energy.allowance": {"Allowance", "Now", "Terms"},

@@ -14,8 +14,10 @@ from sim_harness.measures import MEASURES, Measure
 from sim_harness.outcome import Outcome, load_outcome
 from sim_harness.shortfall import failed_trainings, missing_rounds
 
-_NO_DIFFERENCE: Final = ("seed", "about", "version", "timing", "discovery", "engine.workers")
+_NO_DIFFERENCE: Final = ("seed", "about", "version", "discovery", "engine.workers")
 """Settings, or sections of them, that do not make of a run another experiment."""
+_OF_A_MACHINE: Final = ("timing",)
+"""The same for real agents only: an emulation's clock takes them at their word."""
 _RESTS_ON: Final = {
     "accuracy": ("data.source", "data.path", "data.layout", "model"),
     "accuracy over rounds": ("evaluation.samples",),
@@ -129,7 +131,8 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
 
 
 def _experiment(outcome: Outcome) -> dict[str, Any]:
-    return {key: value for key, value in outcome.settings.items() if not within(key, _NO_DIFFERENCE)}
+    none = _NO_DIFFERENCE if "virtual_s" in outcome.summary else (*_NO_DIFFERENCE, *_OF_A_MACHINE)
+    return {key: value for key, value in outcome.settings.items() if not within(key, none)}
 
 
 def _labels(outcomes: Sequence[Outcome]) -> list[str]:

@@ -141,6 +141,11 @@ def open_world() -> World | None:
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         return None
     rank, size, local_rank, local_size = (_number(name) for name in _VARIABLES)
+    if rank >= size or local_rank >= local_size:
+        raise ConfigError(
+            f"the environment says RANK {rank} of WORLD_SIZE {size}, LOCAL_RANK {local_rank} of LOCAL_WORLD_SIZE "
+            f"{local_size}; start with torchrun, which counts from 0"
+        )
     if size == 1:
         return None
     cores = sorted(os.sched_getaffinity(0))

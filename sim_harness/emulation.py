@@ -14,7 +14,7 @@ from typing import Any
 
 from rich.console import Console
 
-from agent.core.types import ModelShape, Params
+from agent.core.types import Params
 from agent.core.wire import Format, chunk_count
 from agent.errors import AgentError, ConfigError, DataError
 from agent.learning.factory import ModelInfo, describe
@@ -22,8 +22,8 @@ from agent.learning.trainer import Evaluation
 from sim_harness import checkpoint
 from sim_harness.alike import check_alike
 from sim_harness.arithmetic import Deferred
-from sim_harness.begun import begun, identity, with_choice
-from sim_harness.cohort.engine import Engine, Learning, Test
+from sim_harness.begun import begun, check_identity, identity, with_choice
+from sim_harness.cohort.engine import Corpus, Engine, Learning, Test
 from sim_harness.cohort.native_mixing import native_product
 from sim_harness.cohort.registry import open_engine
 from sim_harness.distributed import World
@@ -69,15 +69,8 @@ def run_emulated(
     data = load_data(scenario)
     info = describe(data.model, scenario.seed)
     with ExitStack() as stack:
-        learning = Learning(
-            scenario.learning.local_steps,
-            scenario.learning.batch_size,
-            scenario.learning.lr,
-            scenario.seed,
-            scenario.learning.loss_limit,
-            scenario.learning.threads,
-        )
         corpus = data.corpus(scenario)
+        learning = _learning(scenario, corpus)
         engine = open_engine(corpus, learning, scenario.engine, partial(console.print, highlight=False, markup=False))
         stack.callback(engine.close)
         scenario = with_choice(scenario, engine)
@@ -97,7 +90,7 @@ def run_emulated(
             stack.enter_context(claimed(out))
             console.print(f"engine: {engine_line(engine.describe())}", highlight=False, markup=False)
             (out / "scenario.yaml").write_text(dump_scenario(scenario), encoding="utf-8")
-        run = _Run(scenario, data.model, info, out, exchange.engine(engine), console, exchange)
+        run = _Run(scenario, corpus, info, out, exchange.engine(engine), console, exchange)
         stack.callback(run.close)
         if resume:
             run.resume()
@@ -106,7 +99,25 @@ def run_emulated(
         set_up = time.monotonic() - started
         run.go()
         ran = time.monotonic() - started - set_up
-        return run.finish(started, {"set_up": set_up, "run": ran})
+        try:
+            return run.finish(started, {"set_up": set_up, "run": ran})
+        except KeyboardInterrupt:
+            raise Stopped(
+                "all rounds are done, the last test is not; go on with the same command and --resume"
+            ) from None
+
+
+def _learning(scenario: Scenario, corpus: Corpus) -> Learning:
+    """Return what all trainings have in common; no batch is larger than the largest node's samples."""
+    settings, most = scenario.learning, max(map(len, corpus.train))
+    return Learning(
+        settings.local_steps,
+        min(settings.batch_size, most),
+        settings.lr,
+        scenario.seed,
+        settings.loss_limit,
+        settings.threads,
+    )
 
 
 class _Run:
@@ -115,7 +126,7 @@ class _Run:
     def __init__(  # noqa: PLR0917
         self,
         scenario: Scenario,
-        model: ModelShape,
+        corpus: Corpus,
         info: ModelInfo,
         out: Path,
         engine: Engine,
@@ -124,7 +135,8 @@ class _Run:
     ) -> None:
         self._scenario, self._out, self._engine, self._console = scenario, out, engine, console
         self._initial, self._exchange = info.initial_params, exchange
-        whole = Format(descriptor(scenario, model).digest(), info.schema_hash, info.n_params)
+        self._identity = identity(scenario, corpus, engine)
+        whole = Format(descriptor(scenario, corpus.model).digest(), info.schema_hash, info.n_params)
         self._form = whole if scenario.network.wire == "bytes" else None
         threads = scenario.engine.workers or len(os.sched_getaffinity(0))
         self._arithmetic = Deferred(threads, exchange, native_product())
@@ -132,7 +144,7 @@ class _Run:
         ids = scenario.node_ids()
         self._evidence = EmulatedEvidence(out, ids, self._test, self._arithmetic, self._say, exchange)
         self._network = NetworkModel(scenario.network, ids, scenario.seed)
-        self.emulator = self._emulator(fleet_of(scenario, model))
+        self.emulator = self._emulator(fleet_of(scenario, corpus.model))
         self._checkpoints = self._handled = 0
         self._saved = time.monotonic()
         self._stopping = False
@@ -170,9 +182,10 @@ class _Run:
     def resume(self) -> None:
         """Take up where the last checkpoint was written."""
         self._checkpoints, found = checkpoint.load(self._place, self._known, self._exchange.newest)
-        if not isinstance(found, tuple) or found[:1] != (identity(self._scenario),):
-            raise DataError(f"{self._place}: this is the checkpoint of another scenario than {self._out}/scenario.yaml")
-        _, state, trainings, kept = found
+        if not isinstance(found, tuple):
+            raise DataError(f"{self._place}: this is no checkpoint of an emulation; begin anew in another --out")
+        there, state, trainings, kept = found
+        check_identity(self._place, there, self._identity)
         self._trainings.resume(trainings)
         self._evidence.resume(kept)
         self.emulator = self._emulator(state)
@@ -180,7 +193,7 @@ class _Run:
     def _save(self) -> None:
         kept = self._evidence.checkpoint()
         self._checkpoints += 1
-        state = (identity(self._scenario), self.emulator.state, self._trainings.under_way(), kept)
+        state = (self._identity, self.emulator.state, self._trainings.under_way(), kept)
         checkpoint.save(self._place, self._checkpoints, state, self._known, lambda: self._exchange.agree(Wish.GO_ON))
         self._saved = time.monotonic()
 

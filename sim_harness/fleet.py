@@ -20,7 +20,7 @@ from agent.config import (
     RunSection,
 )
 from agent.core.types import ModelShape, NodeId
-from agent.errors import ConfigError
+from agent.errors import ConfigError, DataError
 from agent.learning.data import Dataset, Indices, check, held_out
 from agent.learning.sources import NEED_NO_PATH, load
 from sim_harness.cohort.engine import Corpus
@@ -96,7 +96,7 @@ def load_data(scenario: Scenario) -> FleetData:
     shape = scenario.model.input_shape
     train = load(data.source, data.path, "train", input_shape=shape, layout=data.layout)
     test = load(data.source, data.path, "test", input_shape=shape, layout=data.layout)
-    classes = scenario.model.classes or int(max(train.y.max(), test.y.max())) + 1
+    classes = scenario.model.classes or _classes(train, test)
     channels, height, width = (int(size) for size in train.x.shape[1:])
     model = ModelShape(scenario.model.name, shape or (channels, height, width), classes)
     for part in (train, test):
@@ -104,6 +104,17 @@ def load_data(scenario: Scenario) -> FleetData:
     deal = Deal(train.y, scenario.nodes, scenario.seed, data.partition, train.user)
     parts = PARTITIONS[data.partition.kind](deal)
     return FleetData(model, train, tuple(parts), test)
+
+
+def _classes(*parts: Dataset) -> int:
+    """Return how many classes the labels tell of, 0 without samples; DataError where they are no classes."""
+    classes, samples = max((int(part.y.max()) + 1 for part in parts if len(part)), default=0), sum(map(len, parts))
+    if classes > samples:
+        raise DataError(
+            f"{parts[0].origin}: labels go up to {classes - 1}, with {samples} samples in all; number the classes from "
+            "0 on, or set model.classes"
+        )
+    return classes
 
 
 def lay_out(

@@ -4,17 +4,30 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from agent.errors import ConfigError, OutputError
+
+_T = TypeVar("_T")
 
 
 def check_empty(out: Path) -> None:
     """Raise ConfigError if there is anything in `out` already."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if looked_at(lambda: out.exists() and (not out.is_dir() or any(out.iterdir()))):
         raise ConfigError(f"--out {out}: there is something in it already; give a new folder, or remove that one")
+
+
+def looked_at(look: Callable[[], _T]) -> _T:
+    """Return what a look at the file system gives; ConfigError where nobody may look, or a name cannot be."""
+    try:
+        return look()
+    except OSError as error:
+        raise ConfigError(
+            f"{error.filename}: {error.strerror}; give another folder, or let this user read it"
+        ) from None
 
 
 def made(out: Path) -> Path:

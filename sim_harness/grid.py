@@ -17,14 +17,17 @@ from agent.core.participation import POLICIES
 from agent.errors import ConfigError
 from sim_harness import checkpoint
 from sim_harness.comparison import differences, within
+from sim_harness.folders import looked_at
 from sim_harness.measures import J_PER_WH, percent, watt_hours
 from sim_harness.outcome import settings_of
 from sim_harness.scenario import Scenario, dump_scenario
 from sim_harness.shortfall import failed_trainings, missing_rounds
 
 MAX_RUNS: Final = 1000
-_MAY_DIFFER: Final = ("about", "engine", "timing", "discovery")
-"""What a run may have settled for itself, and what another machine may need otherwise."""
+_MAY_DIFFER: Final = ("about", "engine", "discovery")
+"""What a run may have settled for itself, and what an emulation has none of."""
+_LEFT: Final = {"scenario.yaml", "checkpoint"}
+"""What an emulation that ended before its first checkpoint leaves, besides its unfinished tables."""
 
 
 class Runner(Protocol):
@@ -93,11 +96,18 @@ def _run(cell: Cell, run: Runner, console: Console) -> dict[str, Any]:
     """Run or resume one; what ended before its first checkpoint is begun anew."""
     resume = checkpoint.exists(cell.folder / "checkpoint")
     if not resume and (cell.folder / "scenario.yaml").exists():
+        foreign = [path for path in cell.folder.iterdir() if not _is_left(path)]
+        if foreign:
+            raise ConfigError(f"{foreign[0]} is not a sweep's; give another --out, or remove {cell.folder}")
         shutil.rmtree(cell.folder)
     try:
         return run(cell.scenario, cell.folder, console, resume=resume)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"stopped in {cell.folder}; go on with the same command") from None
+
+
+def _is_left(path: Path) -> bool:
+    return path.name in _LEFT or path.name.endswith(".part.csv")
 
 
 def time_left(elapsed_s: float, done: int, left: int) -> str:
@@ -120,9 +130,9 @@ def _scenario(scenario: Scenario, train_rounds: int, sync_rounds: int, seed: int
 def _check_same(cell: Cell) -> None:
     """Refuse a folder whose run, finished or not, is of other settings: its numbers would stand in the wrong cell."""
     path = cell.folder / "scenario.yaml"
-    if not path.exists():
+    if not looked_at(path.exists):
         return
-    there = settings_of(path.read_text(encoding="utf-8"), str(path))
+    there = settings_of(looked_at(lambda: path.read_text(encoding="utf-8")), str(path))
     wanted = settings_of(dump_scenario(cell.scenario), cell.scenario.name)
     keys = [key for key in differences(there, wanted) if not within(key, _MAY_DIFFER)]
     if keys:

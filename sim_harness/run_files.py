@@ -22,6 +22,8 @@ _BEGUN: Final = ("checkpoint", "rounds.part.csv")
 
 _T = TypeVar("_T")
 
+csv.field_size_limit(1 << 30)  # `mixed` names all neighbours: of thousands that is more than csv takes by itself
+
 
 @dataclass(frozen=True, slots=True)
 class RoundRow:
@@ -109,7 +111,7 @@ def read_rows(path: Path, parse: Callable[[Mapping[str, str]], _T]) -> Iterator[
                 yield parse(cells)
     except OSError as error:
         raise no_run(path.parent, error) from error
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
         raise DataError(f"{path}:{line}: {error!r}; the file was cut or changed, run the scenario again") from error
 
 
@@ -136,7 +138,8 @@ def check_whole(folder: Path, summary: Mapping[str, Any], rows: int) -> None:
 
 def no_run(folder: Path, error: OSError) -> DataError:
     """Return the error for a folder that lacks a file of a finished run."""
-    if not (folder / "summary.json").exists() and any((folder / name).exists() for name in _BEGUN):
+    absent = isinstance(error, FileNotFoundError) and not (folder / "summary.json").exists()
+    if absent and any((folder / name).exists() for name in _BEGUN):
         return DataError(
             f"{folder} holds a run that is not finished; go on with the command that began it and --resume"
         )

@@ -93,10 +93,13 @@ def npz(request: Request) -> Dataset:
     """Read NumPy's .npz: x and y, or x_train, y_train, x_test, y_test; and `user` (`user_train`, ...) where known."""
     x, y, user = read_npz(request.path, request.part)
     as_inputs = to_nchw(x, y, user, request)
-    if x.dtype != np.uint8 and not bool(np.isfinite(x).all()):
-        raise DataError(f"{request.path}: x holds values that are not finite; remove or replace those samples")
     normalisation = npz_normalisation(x, request.path)
-    images = normalisation.apply(as_inputs)
+    with np.errstate(over="ignore"):
+        images = normalisation.apply(as_inputs)
+    if x.dtype != np.uint8 and not bool(np.isfinite(images).all()):
+        raise DataError(
+            f"{request.path}: x holds values that are not finite as float32; remove or replace those samples"
+        )
     return Dataset(images, y.astype(np.int64), request.path, request.class_names, user, normalisation)
 
 

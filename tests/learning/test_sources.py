@@ -69,6 +69,7 @@ def test_npz_parts_and_floats(tmp_path):
         ({"x": np.uint8(3), "y": LABELS}, "one whole number"),
         ({"x": IMAGES.astype(np.int64), "y": LABELS}, "x is int64; it must be uint8"),
         ({"x": np.full((6, 3, 4, 5), np.nan), "y": LABELS}, "values that are not finite"),
+        ({"x": np.full((6, 3, 4, 5), 1e300), "y": LABELS}, "not finite as float32"),
         ({"x": IMAGES[:, :, :, :4].transpose(0, 2, 1, 3), "y": LABELS}, "set data.layout"),
         ({"x": np.zeros((6, 3, 3, 3), np.uint8), "y": LABELS}, "set data.layout"),
         ({"x": IMAGES, "y": np.array([None] * 6)}, "not a sound .npz"),

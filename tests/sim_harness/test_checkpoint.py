@@ -185,5 +185,5 @@ def test_a_pickle_in_the_place_of_models_is_not_read(saved: Path) -> None:
 def test_another_format_is_named(saved: Path) -> None:
     """A checkpoint of a release to come."""
     forge(saved, pickle.dumps((99, None)))
-    with pytest.raises(DataError, match="a checkpoint of format 99, this release's is 2 of"):
+    with pytest.raises(DataError, match="a checkpoint of format 99, this release's is 3 of"):
         checkpoint.load(saved, KNOWN)

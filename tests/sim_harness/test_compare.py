@@ -109,7 +109,7 @@ def test_curves_of_several_seeds_are_their_mean(tmp_path: Path) -> None:
 
 
 def test_runs_that_differ_in_their_seed_only_are_one_experiment(tmp_path: Path) -> None:
-    """They have a mean and the sample standard deviation, whatever deadlines they had."""
+    """They have a mean and the sample standard deviation, whatever threads they had."""
     for seed, accuracy, threads in ((3, 0.9, "workers=0"), (1, 0.8, "workers=2"), (2, 0.7, "workers=1")):
         write_run(tmp_path / f"{seed}", scenario_of(f"seed={seed}", f"engine.{threads}"), accuracy=accuracy)
     (group,) = load_groups([tmp_path / name for name in "312"])
@@ -120,6 +120,16 @@ def test_runs_that_differ_in_their_seed_only_are_one_experiment(tmp_path: Path) 
     assert rows["seeds"] == ["1, 2, 3"]
     assert rows["accuracy, best node"] == ["80.0% ± 10.0%"]
     assert rows["models delivered"] == ["96"]
+
+
+@pytest.mark.parametrize("emulated", [False, True], ids=["real agents", "emulated"])
+def test_deadlines_are_the_machines_for_real_agents_only(emulated: bool, tmp_path: Path) -> None:
+    """On the virtual clock another deadline is another experiment."""
+    for seed in (1, 2):
+        folder = tmp_path / f"{seed}"
+        values = write_run(folder, scenario_of(f"seed={seed}", f"timing.round_deadline_s={100 * seed}"))
+        (folder / "summary.json").write_text(json.dumps({**values, **({"virtual_s": 1.0} if emulated else {})}))
+    assert len(load_groups([tmp_path / "1", tmp_path / "2"])) == (2 if emulated else 1)
 
 
 def test_the_same_seed_twice_is_not_two_seeds(tmp_path: Path) -> None:
@@ -375,3 +385,15 @@ def test_a_damaged_file_is_named(name: str, old: str, new: str, message: str, tm
     path.write_text(path.read_text().replace(old, new, 1))
     with pytest.raises(DataError, match=message):
         load_curves(load_outcome(tmp_path))
+
+
+def test_a_row_may_name_thousands_of_neighbours(tmp_path: Path) -> None:
+    """`mixed` of a node in a complete graph of 4,096 is longer than what csv reads by itself."""
+    write_run(tmp_path, scenario_of())
+    path = tmp_path / "rounds.csv"
+    with path.open(newline="") as file:
+        names, *rows = csv.reader(file)
+    rows[0][names.index("mixed")] = ";".join(f"n{i:04d}@3:{'0' * 32}" for i in range(4096))
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([names, *rows])
+    assert len(load_curves(load_outcome(tmp_path)).rounds)

@@ -273,6 +273,8 @@ def test_nothing_to_go_on_with_is_said(stopped: Path, tmp_path: Path, capsys: py
     assert (code, "another scenario: learning.lr 0.1, not 0.2" in said) == (78, True)
     assert main(["emulate", "demo", "--out", str(stopped)]) == 78
     assert "there is something in it already" in capsys.readouterr().err
+    assert main(["emulate", "demo", "--out", str(tmp_path / ("long" * 100))]) == 78
+    assert "File name too long; give another folder" in capsys.readouterr().err
     assert resumed(stopped, capsys) == (0, "")
     code, said = resumed(stopped, capsys)
     assert (code, "holds a finished run; `skiptrain-sim report" in said) == (78, True)
@@ -303,6 +305,62 @@ def test_what_does_not_belong_to_the_run_is_refused(
     state.write_bytes(state.read_bytes()[:-100])
     code, said = resumed(stopped, capsys)
     assert (code, "the checkpoint cannot be read" in said) == (65, True)
+
+
+def test_a_run_goes_on_with_the_engine_it_was_begun_with(
+    stopped: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without its compiler `default` is another engine, which comes to other bits; with it the run ends."""
+    with monkeypatch.context() as patched:
+        patched.setenv("CC", "/nonexistent")
+        code, said = resumed(stopped, capsys)
+    assert (code, "written with another engine (native, " in said, "go on where it was begun" in said) == (
+        78,
+        True,
+        True,
+    )
+    assert resumed(stopped, capsys) == (0, "")
+
+
+def test_a_run_goes_on_with_the_data_it_was_begun_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another file at the same path would give a curve of two runs."""
+    x, y = np.random.default_rng(0).random((200, 1, 8, 8)), np.arange(200) % 10
+    settings = ("data.source=npz", f"data.path={tmp_path / 'data.npz'}", "data.layout=nchw")
+    np.savez(tmp_path / "data.npz", x_train=x, y_train=y, x_test=x[:50], y_test=y[:50])
+    with monkeypatch.context() as patched:
+        stop_after(iter([60]), patched)
+        with pytest.raises(Stopped):
+            emulate(small(*settings), tmp_path / "run")
+    np.savez(tmp_path / "data.npz", x_train=x, y_train=y[::-1], x_test=x[:50], y_test=y[:50])
+    code, said = resumed(tmp_path / "run", capsys, *settings)
+    assert (code, "written with another data (" in said, "put back what data.path held" in said) == (78, True, True)
+
+
+def test_a_stop_in_the_last_test_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Testing all models on all samples may take minutes, too."""
+
+    def stop(_run: object, _models: object) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(emulation._Run, "_final_accuracy", stop)
+        sets = [word for setting in SMALL for word in ("--set", setting)]
+        assert main(["emulate", "demo", *sets, "--out", str(tmp_path / "parts")]) == 130
+    assert "the last test is not; go on with the same command and --resume" in capsys.readouterr().err
+    assert resumed(tmp_path / "parts", capsys) == (0, "")
+    emulate(small(), tmp_path / "whole")
+    assert tables(tmp_path / "parts") == tables(tmp_path / "whole")
+
+
+def test_a_batch_of_all_samples_needs_no_more_memory_than_they_do(tmp_path: Path) -> None:
+    """As large as anybody may write: that of the largest node."""
+    huge, whole = (emulate(small(f"learning.batch_size={size}"), tmp_path / size) for size in ("1000000000", "1797"))
+    assert huge == whole
+    assert huge["params_sha256"]
 
 
 def test_a_folder_has_one_writer(stopped: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -169,6 +169,17 @@ def test_what_left_no_checkpoint_is_begun_anew(tmp_path: Path) -> None:
     assert not (tmp_path / "t1-s1" / "checkpoint").exists()
 
 
+def test_what_is_not_a_sweeps_is_not_removed(tmp_path: Path) -> None:
+    """Real agents' runs have a scenario.yaml and no checkpoint, too."""
+    with pytest.raises(KeyboardInterrupt):
+        run_cells(sweep(tmp_path), MadeUpEmulation(0, saves=False), quiet())
+    journal = tmp_path / "t1-s1" / "nodes" / "n000"
+    journal.mkdir(parents=True)
+    with pytest.raises(ConfigError, match=r"t1-s1/nodes is not a sweep's; give another --out, or remove"):
+        run_cells(sweep(tmp_path), MadeUpEmulation(), quiet())
+    assert journal.exists()
+
+
 def test_a_run_of_other_settings_is_not_taken_for_one_of_the_sweep(tmp_path: Path) -> None:
     """Nothing is run, and the message names the folder and what differs; another engine is no difference."""
     run_cells(sweep(tmp_path), MadeUpEmulation(), quiet())
@@ -176,6 +187,8 @@ def test_a_run_of_other_settings_is_not_taken_for_one_of_the_sweep(tmp_path: Pat
     emulation = MadeUpEmulation()
     with pytest.raises(ConfigError, match=r"t1-s1 holds a run with rounds 12, not 24; give another --out"):
         run_cells(sweep(tmp_path, "rounds=24"), emulation, quiet())
+    with pytest.raises(ConfigError, match=r"t1-s1 holds a run with timing.round_deadline_s "):
+        run_cells(sweep(tmp_path, "timing.round_deadline_s=5"), emulation, quiet())
     assert not emulation.ran
 
 

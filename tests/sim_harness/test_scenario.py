@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 
-from agent.errors import ConfigError
+from agent.errors import ConfigError, DataError
 from sim_harness.__main__ import main
 from sim_harness.fleet import load_data
 from sim_harness.planning import plan
@@ -74,6 +75,26 @@ def test_a_shipped_scenario_says_what_was_not_measured(name: str) -> None:
     assert text.startswith("# ")
     assert name in {"demo", "smoke-256"} or "ASSUMED HERE" in text or "NOT CHECKED" in text
     assert f"\nname: {name}\n" in text
+
+
+@pytest.mark.parametrize(
+    ("samples", "tested", "labels", "words"),
+    [
+        (0, 4, [0], "holds no samples"),
+        (4, 0, [0], "holds no samples"),
+        (4, 4, [10**9], "labels go up to 1000000000, with 8 samples in all"),
+    ],
+)
+def test_data_that_cannot_be_learnt_is_said(
+    samples: int, tested: int, labels: list[int], words: str, tmp_path: Path
+) -> None:
+    """Nothing to train on or to test with, and labels that are no classes: before anything is made of them."""
+    path, x = tmp_path / "data.npz", np.zeros((4, 1, 8, 8), np.float32)
+    y = np.resize(labels, 4)
+    np.savez(path, x_train=x[:samples], y_train=y[:samples], x_test=x[:tested], y_test=y[:tested])
+    settings = ("data.source=npz", f"data.path={path}", "data.layout=nchw", "data.partition.kind=iid")
+    with pytest.raises(DataError, match=words):
+        load_data(load_scenario("demo", settings))
 
 
 @every_shipped
