@@ -379,5 +379,10 @@ def shared_problems(policy: PolicySection, topology: TopologySection, model: str
         yield "$.model.name", f"{choose(model, MODELS)}; or your own factory, `package.module:function`"
     if topology.kind == "file" and not topology.edges:
         yield "$.topology", "kind `file` needs `edges: [[a, b], ...]`"
+    if topology.kind != "file" and topology.edges:
+        yield "$.topology.edges", f"these are for kind `file`, not for {topology.kind}: leave them out"
+    for i, (a, b) in enumerate(topology.edges):
+        if a == b:
+            yield f"$.topology.edges[{i}]", f"{a} is no neighbour of its own; every node mixes its own model anyway"
     if topology.kind == "rings" and (topology.degree % 2 or not topology.degree):
         yield "$.topology.degree", f"kind `rings` makes degree / 2 rings: {topology.degree} is no even number from 2 on"

@@ -151,6 +151,12 @@ PROBLEMS: list[tuple[dict[str, Any], str, str]] = [
     ({"policy": PolicySection(name="skiptrane")}, "$.policy.name", "did you mean skiptrain?"),
     ({"topology": TopologySection(kind="rings-")}, "$.topology.kind", "did you mean rings?"),
     ({"topology": TopologySection(kind="file")}, "$.topology", "needs `edges: [[a, b], ...]`"),
+    ({"topology": TopologySection(edges=(("a", "b"),))}, "$.topology.edges", "for kind `file`, not for regular"),
+    (
+        {"topology": TopologySection(kind="file", edges=(("a", "b"), ("c", "c")))},
+        "$.topology.edges[1]",
+        "c is no neighbour of its own",
+    ),
     ({"topology": TopologySection(kind="rings", degree=3)}, "$.topology.degree", "3 is no even number from 2 on"),
     ({"topology": TopologySection(kind="rings", degree=0)}, "$.topology.degree", "0 is no even number from 2 on"),
     ({"model": ModelSection(name="lenet", input_shape=(1, 8, 8), classes=2)}, "$.model.name", "your own factory"),
