@@ -20,9 +20,9 @@ _KEYS: Final = (
 _BEGUN: Final = ("checkpoint", "rounds.part.csv")
 """What an emulation keeps until it is finished."""
 
+_LONGEST_FIELD: Final = 1 << 30
+"""`mixed` names all neighbours: of thousands that is more than csv takes by itself."""
 _T = TypeVar("_T")
-
-csv.field_size_limit(1 << 30)  # `mixed` names all neighbours: of thousands that is more than csv takes by itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,7 @@ def evaluation_row(cells: Mapping[str, str]) -> EvaluationRow:
 
 def read_rows(path: Path, parse: Callable[[Mapping[str, str]], _T]) -> Iterator[_T]:
     """Yield the rows of a table, one after the other; `DataError` names the line that is wrong."""
-    line = 1
+    line, usual = 1, csv.field_size_limit(_LONGEST_FIELD)
     try:
         with path.open(newline="", encoding="utf-8") as file:
             for line, cells in enumerate(csv.DictReader(file), start=2):  # noqa: B007  # the error names it
@@ -113,6 +113,8 @@ def read_rows(path: Path, parse: Callable[[Mapping[str, str]], _T]) -> Iterator[
         raise no_run(path.parent, error) from error
     except (KeyError, TypeError, ValueError, csv.Error) as error:
         raise DataError(f"{path}:{line}: {error!r}; the file was cut or changed, run the scenario again") from error
+    finally:
+        csv.field_size_limit(usual)
 
 
 def _check(run: Run) -> Run:
